@@ -1,0 +1,1 @@
+"""Datasets: label rules, importers, packs and the crops that training reads."""

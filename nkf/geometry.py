@@ -1,0 +1,138 @@
+"""The coordinate convention, and the 68 facial landmarks.
+
+Coordinates are continuous pixels: x right, y down, (0, 0) is the top-left corner of the top-left pixel, so the
+centre of the pixel in column i and row j is (i + 0.5, j + 0.5). Boxes are ``xyxy``. Landmarks are the 68 points of
+the iBUG 300-W scheme, zero-based; right and left are the subject's, so the right eye is at the image's left.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Points = NDArray[np.floating]  # (..., 2), pixels
+Matrix = NDArray[np.float64]  # (2, 3), maps (x, y, 1) to (x, y)
+
+NUM_LANDMARKS = 68
+NASAL_BASE = 33
+LANDMARK_GROUPS: dict[str, range] = {
+    "jaw": range(0, 17),
+    "right_brow": range(17, 22),
+    "left_brow": range(22, 27),
+    "nose_bridge": range(27, 31),
+    "nose_bottom": range(31, 36),
+    "right_eye": range(36, 42),
+    "left_eye": range(42, 48),
+    "outer_lip": range(48, 60),
+    "inner_lip": range(60, 68),
+}
+RIGHT_EYE_OUTER, LEFT_EYE_OUTER = 36, 45
+RIGHT_MOUTH_CORNER, LEFT_MOUTH_CORNER = 48, 54
+
+# fmt: off
+_MIRROR = (
+    16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0,  # jaw
+    26, 25, 24, 23, 22, 21, 20, 19, 18, 17,  # brows
+    27, 28, 29, 30, 35, 34, 33, 32, 31,  # nose
+    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,  # eyes
+    54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55,  # outer lip
+    64, 63, 62, 61, 60, 67, 66, 65,  # inner lip
+)
+# fmt: on
+LANDMARK_MIRROR: NDArray[np.int64] = np.array(_MIRROR)  # (68,), landmark k of a mirrored face was landmark MIRROR[k]
+
+CROP_SIZE = 112
+CROP_TEMPLATE: NDArray[np.float64] = np.array(
+    [[0.32, 0.40], [0.68, 0.40], [0.50, 0.62], [0.37, 0.75], [0.63, 0.75]]
+)  # (5, 2), fractions of the crop's side, in the order of `five_points`
+
+
+def five_points(landmarks_px: Points) -> Points:
+    """Reduce 68 landmarks to the five alignment points.
+
+    Args:
+        landmarks_px: (..., 68, 2).
+
+    Returns:
+        (..., 5, 2): right eye centre, left eye centre, nasal base, right and left mouth corner.
+    """
+    right_eye = landmarks_px[..., 36:42, :].mean(axis=-2)
+    left_eye = landmarks_px[..., 42:48, :].mean(axis=-2)
+    single = landmarks_px[..., [NASAL_BASE, RIGHT_MOUTH_CORNER, LEFT_MOUTH_CORNER], :]
+    return np.concatenate([right_eye[..., None, :], left_eye[..., None, :], single], axis=-2)
+
+
+def similarity_transform(source: ArrayLike, target: ArrayLike) -> Matrix:
+    """Find the rotation, uniform scale and translation that map `source` to `target` with least squares error.
+
+    Args:
+        source: (N, 2) points, N ≥ 2, not all equal.
+        target: (N, 2) points.
+
+    Returns:
+        (2, 3) matrix for `transform_points`. Never a reflection.
+
+    Raises:
+        ValueError: when all source points coincide.
+    """
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    source_centre, target_centre = source.mean(axis=0), target.mean(axis=0)
+    s, t = source - source_centre, target - target_centre
+    spread = (s**2).sum()
+    if not spread > 0:
+        raise ValueError("the source points of a similarity transform coincide")
+    a = (s * t).sum() / spread
+    b = (s[:, 0] * t[:, 1] - s[:, 1] * t[:, 0]).sum() / spread
+    linear = np.array([[a, -b], [b, a]])
+    return np.column_stack([linear, target_centre - linear @ source_centre])
+
+
+def transform_points(matrix: Matrix, points: Points) -> Points:
+    """Apply a (2, 3) matrix to points of shape (..., 2)."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def invert_transform(matrix: Matrix) -> Matrix:
+    """Invert a (2, 3) affine matrix."""
+    linear = np.linalg.inv(matrix[:, :2])
+    return np.column_stack([linear, -linear @ matrix[:, 2]])
+
+
+def crop_transform(landmarks_px: Points, size: int = CROP_SIZE) -> Matrix:
+    """Find the similarity from image pixels to the aligned face crop.
+
+    Args:
+        landmarks_px: (68, 2) in image pixels.
+        size: side of the square crop in pixels.
+    """
+    return similarity_transform(five_points(landmarks_px), CROP_TEMPLATE * size)
+
+
+def box_transform(box_xyxy: ArrayLike, size: int = CROP_SIZE) -> Matrix:
+    """Find the similarity that maps the square around a box's centre, as long as its longer side, to a square crop."""
+    x0, y0, x1, y1 = np.asarray(box_xyxy, np.float64)
+    scale = size / max(x1 - x0, y1 - y0)
+    centre = np.array([x0 + x1, y0 + y1]) / 2
+    return np.column_stack([np.eye(2) * scale, size / 2 - centre * scale])
+
+
+def expand_box(box_xyxy: ArrayLike, factor: float) -> NDArray[np.float64]:
+    """Scale a box about its centre."""
+    x0, y0, x1, y1 = np.asarray(box_xyxy, np.float64)
+    dx, dy = (x1 - x0) * (factor - 1) / 2, (y1 - y0) * (factor - 1) / 2
+    return np.array([x0 - dx, y0 - dy, x1 + dx, y1 + dy])
+
+
+def bounding_box(points_px: Points) -> NDArray[np.float64]:
+    """Return the tight (4,) xyxy box of (N, 2) points."""
+    return np.concatenate([points_px.min(axis=0), points_px.max(axis=0)]).astype(np.float64)
+
+
+def interocular_distance(landmarks_px: Points) -> NDArray[np.floating]:
+    """Distance between the outer eye corners, by which landmark errors are divided: (..., 68, 2) -> (...)."""
+    return np.linalg.norm(landmarks_px[..., LEFT_EYE_OUTER, :] - landmarks_px[..., RIGHT_EYE_OUTER, :], axis=-1)
+
+
+def mirror_landmarks(landmarks_px: Points, width: float) -> Points:
+    """Landmarks (..., 68, 2) of the horizontally mirrored image of the given width in pixels."""
+    mirrored = landmarks_px[..., LANDMARK_MIRROR, :].copy()
+    mirrored[..., 0] = width - mirrored[..., 0]
+    return mirrored

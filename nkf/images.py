@@ -1,0 +1,109 @@
+"""Read an image file into upright RGB, and cut faces out of it."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nkf.errors import ImageError
+from nkf.geometry import Matrix, invert_transform, transform_points
+
+ImageRGB = NDArray[np.uint8]  # (H, W, 3)
+
+MAX_PIXELS = 100_000_000  # a decompression bomb costs 3 bytes a pixel before anything can refuse it
+
+
+def read_image(path: Path) -> ImageRGB:
+    """Read a file into upright RGB, EXIF orientation applied.
+
+    Args:
+        path: any format that Pillow reads; of an animation the first frame.
+
+    Returns:
+        (H, W, 3) uint8. Grey is repeated in three channels, 16-bit grey scaled to 8, transparency laid over white.
+
+    Raises:
+        ImageError: one line that names the file and what is wrong with it.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+    return decode_image(data, str(path))
+
+
+def decode_image(data: bytes, name: str) -> ImageRGB:
+    """Decode the bytes of an image file; `name` is what error messages call it. See `read_image`."""
+    if not data:
+        raise ImageError(f"{name}: empty file, expected an image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # size is checked below, and broken metadata does not matter here
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"{name}: {image.width}x{image.height} pixels, at most {MAX_PIXELS:,} are read")
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not an image in a format that can be read (JPEG, PNG, WebP, ...)") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: too many pixels, at most {MAX_PIXELS:,} are read") from error
+    except (OSError, SyntaxError, ValueError, MemoryError) as error:  # what Pillow's decoders raise on broken data
+        raise ImageError(f"{name}: broken image ({error})") from error
+
+
+def _to_rgb(image: Image.Image) -> ImageRGB:
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)  # convert("RGB") would clip at 255 instead
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.asarray(image.convert("RGB"))
+
+
+def warp_similarity(image_rgb: ImageRGB, matrix: Matrix, size: int) -> ImageRGB:
+    """Cut a square crop with bilinear sampling; outside the image its edge pixels are repeated.
+
+    When the crop shrinks the image, the part it needs is first averaged down to the crop's scale, since bilinear
+    sampling alone would alias.
+
+    Args:
+        image_rgb: (H, W, 3) uint8.
+        matrix: (2, 3) similarity from image pixels to crop pixels.
+        size: side of the crop in pixels.
+
+    Returns:
+        (size, size, 3) uint8.
+    """
+    centres = np.arange(size) + 0.5
+    grid = np.stack(np.meshgrid(centres, centres), axis=-1)  # (size, size, 2)
+    source = transform_points(invert_transform(matrix), grid)
+    image_rgb, source = _shrink_to_scale(image_rgb, source, np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    return _sample_bilinear(image_rgb, source - 0.5)
+
+
+def _shrink_to_scale(image_rgb: ImageRGB, source: NDArray, scale: float) -> tuple[ImageRGB, NDArray]:
+    factor = int(1 / scale)
+    if factor < 2:
+        return image_rgb, source
+    height, width = image_rgb.shape[:2]
+    low = np.clip(np.floor(source.min(axis=(0, 1))).astype(int) - factor, 0, [width - 1, height - 1])
+    high = np.clip(np.ceil(source.max(axis=(0, 1))).astype(int) + factor, low + 1, [width, height])
+    part = Image.fromarray(image_rgb[low[1] : high[1], low[0] : high[0]]).reduce(factor)
+    return np.asarray(part), (source - low) / factor
+
+
+def _sample_bilinear(image: ImageRGB, index_xy: NDArray) -> ImageRGB:
+    limit = np.array([image.shape[1] - 1, image.shape[0] - 1])
+    index_xy = np.clip(index_xy, 0, limit)
+    low = np.floor(index_xy).astype(np.intp)
+    fraction = (index_xy - low)[..., None].astype(np.float32)
+    high = np.minimum(low + 1, limit)
+    x0, y0, x1, y1 = low[..., 0], low[..., 1], high[..., 0], high[..., 1]
+    fx, fy = fraction[..., 0, :], fraction[..., 1, :]
+    top = image[y0, x0] * (1 - fx) + image[y0, x1] * fx
+    bottom = image[y1, x0] * (1 - fx) + image[y1, x1] * fx
+    return (top * (1 - fy) + bottom * fy + 0.5).astype(np.uint8)

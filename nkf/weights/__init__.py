@@ -1,0 +1,117 @@
+"""Trained weights that ship in the package, and the sidecar that says what a weights file is.
+
+A model NAME is three files side by side: ``NAME.onnx`` (prediction), ``NAME.safetensors`` (torch) and ``NAME.json``,
+the sidecar. A run folder of the trainer holds ``best/model.safetensors`` with ``best/model.json``.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nkf.errors import NkfError
+
+WEIGHTS_FOLDER = Path(__file__).parent
+DEFAULT_MODEL = "mobile"
+DEFAULT_FAN = "fan"
+
+
+class WeightsInfo(BaseModel):
+    """The sidecar of a weights file: all that is needed to use it, and where it comes from.
+
+    Both kinds take ``crops``: (B, 3, S, S) float32 RGB in [0, 1] with S = `input_size`; mean and std are applied
+    inside. ``fan`` gives ``landmarks_px``: (B, 68, 2) in pixels of the crop. ``nkf`` takes these too, and gives
+    ``probabilities``: (B, len(classes)).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    name: str
+    kind: Literal["fan", "nkf"]
+    architecture: dict[str, Any]
+    classes: tuple[str, ...] = ()
+    input_size: int = Field(description="side of the square crop in pixels")
+    channel_order: Literal["RGB"] = "RGB"
+    value_range: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop_template: tuple[tuple[float, float], ...] = Field(
+        default=(), description="fractions of the side: eye centres, nasal base, mouth corners"
+    )
+    parameters: int
+    training: dict[str, Any] = Field(default_factory=dict, description="data, licences, starting weights, recipe")
+    metrics: dict[str, Any] = Field(default_factory=dict, description="figures with command, date, machine, seed")
+    sha256: dict[str, str] = Field(default_factory=dict, description="of the files beside this one, by name")
+    nkf_version: str
+
+    def write(self, file: Path) -> None:
+        """Write the sidecar as JSON."""
+        temporary = file.with_name(file.name + ".partial")
+        temporary.write_text(self.model_dump_json(indent=1, by_alias=True) + "\n")
+        temporary.rename(file)
+
+
+def read_info(file: Path) -> WeightsInfo:
+    """Read a sidecar.
+
+    Raises:
+        NkfError: when it is missing, no JSON, or not of this form.
+    """
+    try:
+        return WeightsInfo.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise NkfError(f"{file}: no readable sidecar ({error.strerror}); a weights file needs one beside it") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise NkfError(f"{file}: not a sidecar of weights ({where}: {first['msg']})") from error
+
+
+def packaged_models() -> dict[str, WeightsInfo]:
+    """The models that ship in the package, by name."""
+    return {file.stem: read_info(file) for file in sorted(WEIGHTS_FOLDER.glob("*.json"))}
+
+
+def find_weights(model: str, suffixes: tuple[str, ...] = (".onnx", ".safetensors")) -> tuple[Path, WeightsInfo]:
+    """Resolve what a user calls a model.
+
+    Args:
+        model: a packaged NAME, a run folder, or a weights file with its sidecar beside it.
+        suffixes: kinds of file to look for, the preferred one first.
+
+    Returns:
+        The weights file and its sidecar.
+
+    Raises:
+        NkfError: when there is none, or the file is not the one its sidecar describes.
+    """
+    path = Path(model)
+    if path.is_dir():
+        stems = [path / "best" / "model", path / "last" / "model"]
+    elif path.suffix in suffixes:
+        stems, suffixes = [path.with_suffix("")], (path.suffix,)
+    else:
+        stems = [WEIGHTS_FOLDER / model]
+    for stem in stems:
+        for suffix in suffixes:
+            file = stem.with_name(stem.name + suffix)
+            if file.is_file():
+                info = read_info(stem.with_name(stem.name + ".json"))
+                _check_sha256(file, info)
+                return file, info
+    names = ", ".join(packaged_models())
+    raise NkfError(f"model {model!r}: neither a packaged model ({names}), nor a run folder, nor a weights file")
+
+
+def _check_sha256(file: Path, info: WeightsInfo) -> None:
+    expected = info.sha256.get(file.name)
+    if expected is not None and file_sha256(file) != expected:
+        raise NkfError(f"{file}: damaged or replaced, its SHA-256 is not the one in its sidecar")
+
+
+def file_sha256(file: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
