@@ -6,14 +6,33 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from nkf.errors import ImageError
-from nkf.geometry import Matrix, invert_transform, transform_points
+from nkf.geometry import (
+    CROP_SIZE,
+    MEAN_SHAPE,
+    Matrix,
+    Points,
+    box_transform,
+    crop_transform,
+    invert_transform,
+    transform_points,
+)
 
 ImageRGB = NDArray[np.uint8]  # (H, W, 3)
 
 MAX_PIXELS = 100_000_000  # a decompression bomb costs 3 bytes a pixel before anything can refuse it
+
+_UPRIGHT = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path: Path) -> ImageRGB:
@@ -45,18 +64,29 @@ def decode_image(data: bytes, name: str) -> ImageRGB:
             image = Image.open(io.BytesIO(data))
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{name}: {image.width}x{image.height} pixels, at most {MAX_PIXELS:,} are read")
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(_upright(image))
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image in a format that can be read (JPEG, PNG, WebP, ...)") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: too many pixels, at most {MAX_PIXELS:,} are read") from error
-    except (OSError, SyntaxError, ValueError, MemoryError) as error:  # what Pillow's decoders raise on broken data
-        raise ImageError(f"{name}: broken image ({error})") from error
+    except Exception as error:  # on broken data Pillow's decoders raise nearly anything, struct.error for one
+        raise ImageError(f"{name}: broken image ({' '.join(str(error).split())})") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; `ImageOps.exif_transpose` also rewrites the other tags and fails on broken ones."""
+    image.load()  # some formats tell the orientation at the end
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _to_rgb(image: Image.Image) -> ImageRGB:
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image) >> 8).astype(np.uint8)  # convert("RGB") would clip at 255 instead
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is not known")
+    if image.mode.startswith("I"):  # 16 bits; in mode I too, as Pillow reads them from PGM
+        grey = np.clip(np.asarray(image).astype(np.int32) >> 8, 0, 255).astype(np.uint8)  # convert("RGB") would clip
         return np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -85,7 +115,34 @@ def warp_similarity(image_rgb: ImageRGB, matrix: Matrix, size: int) -> ImageRGB:
     return _sample_bilinear(image_rgb, source - 0.5)
 
 
-def _shrink_to_scale(image_rgb: ImageRGB, source: NDArray, scale: float) -> tuple[ImageRGB, NDArray]:
+def whole_box(image_rgb: ImageRGB) -> tuple[float, float, float, float]:
+    """The xyxy box of a complete image."""
+    height, width = image_rgb.shape[:2]
+    return 0.0, 0.0, float(width), float(height)
+
+
+def align(image_rgb: ImageRGB, landmarks_px: Points | None, size: int = CROP_SIZE) -> tuple[ImageRGB, Points]:
+    """Cut a face out so that its eyes, nasal base and mouth corners lie on the crop template.
+
+    Args:
+        image_rgb: (H, W, 3) uint8.
+        landmarks_px: (68, 2) in image pixels, or None where none were found: then the image's central square is cut,
+            and the mean shape stands for the landmarks.
+        size: side of the crop.
+
+    Returns:
+        The (size, size, 3) crop, and the (68, 2) landmarks in its pixels.
+
+    Raises:
+        ValueError: when the alignment points coincide.
+    """
+    if landmarks_px is None:
+        return warp_similarity(image_rgb, box_transform(whole_box(image_rgb), size), size), MEAN_SHAPE * size
+    matrix = crop_transform(landmarks_px, size)
+    return warp_similarity(image_rgb, matrix, size), transform_points(matrix, landmarks_px)
+
+
+def _shrink_to_scale(image_rgb: ImageRGB, source: Points, scale: float) -> tuple[ImageRGB, Points]:
     factor = int(1 / scale)
     if factor < 2:
         return image_rgb, source
@@ -96,7 +153,7 @@ def _shrink_to_scale(image_rgb: ImageRGB, source: NDArray, scale: float) -> tupl
     return np.asarray(part), (source - low) / factor
 
 
-def _sample_bilinear(image: ImageRGB, index_xy: NDArray) -> ImageRGB:
+def _sample_bilinear(image: ImageRGB, index_xy: Points) -> ImageRGB:
     limit = np.array([image.shape[1] - 1, image.shape[0] - 1])
     index_xy = np.clip(index_xy, 0, limit)
     low = np.floor(index_xy).astype(np.intp)

@@ -8,10 +8,10 @@ A pack is written under a temporary name and renamed when it is whole.
 """
 
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from nkf import __version__
 from nkf.data.labels import DROPPED, EXPRESSIONS, VOTE_COLUMNS, LabelRule, distribution_from_votes, labels_from_votes
@@ -88,8 +87,9 @@ class PackWriter:
 
     def __enter__(self) -> Self:
         shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir(parents=True)
-        self._images = (self._partial / "images.bin").open("wb")
+        with self._writing():
+            self._partial.mkdir(parents=True)
+            self._images = (self._partial / "images.bin").open("wb")
         self._sha256 = hashlib.sha256()
         return self
 
@@ -100,8 +100,6 @@ class PackWriter:
             ImageError: when the image can't be decoded; the pack is as it was before.
         """
         digest = pixels_md5(decode_image(sample.image_bytes, sample.name))
-        self._images.write(sample.image_bytes)
-        self._sha256.update(sample.image_bytes)
         nowhere = np.full((NUM_LANDMARKS, 2), np.nan, np.float32)
         self._rows.append({
             "name": sample.name,
@@ -115,26 +113,38 @@ class PackWriter:
             "pixels_md5": digest,
             **{f"meta_{key}": value for key, value in sample.metadata.items()},
         })  # fmt: skip
+        with self._writing():
+            self._images.write(sample.image_bytes)
+        self._sha256.update(sample.image_bytes)
         self._offset += len(sample.image_bytes)
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        self._images.close()
-        if kind is None and not self._rows:
-            shutil.rmtree(self._partial)
-            raise NkfError(f"{self.path}: the source holds no image to pack")
-        if kind is None:
-            self._write_columns()
-            self._write_manifest()
-            self._partial.rename(self.path)
-        else:
-            shutil.rmtree(self._partial)
+        try:
+            with self._writing():
+                self._images.close()
+                if kind is None and not self._rows:
+                    raise NkfError(f"{self.path}: the source holds no image to pack")
+                if kind is None:
+                    self._write_columns()
+                    self._write_manifest()
+                    self._partial.rename(self.path)
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)  # gone already after the renaming
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # no permission, no space left
+            raise NkfError(f"{self.path}: cannot be written ({error.strerror or error})") from error
 
     def _write_columns(self) -> None:
         dtypes = {"split": np.uint8, "votes": np.uint8, "label": np.int8, "box_xyxy": np.float32,
                   "landmarks_px": np.float32, "landmarks_source": np.uint8}  # fmt: skip
         for key in self._rows[0]:
             if key != "offset":
-                np.save(self._partial / f"{key}.npy", np.array([row[key] for row in self._rows], dtypes.get(key)))
+                column = np.array([row[key] for row in self._rows], dtypes.get(key))
+                np.save(self._partial / f"{key}.npy", column, allow_pickle=False)
         np.save(self._partial / "offset.npy", np.array([row["offset"] for row in self._rows] + [self._offset]))
 
     def _write_manifest(self) -> None:
@@ -154,11 +164,14 @@ class Pack:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         try:
-            self.manifest = json.loads((self.path / "manifest.json").read_text())
-        except (OSError, ValueError) as error:
-            raise NkfError(f"{path}: not a pack (no readable manifest.json); make one with 'nkf data import'") from error
-        if self.manifest.get("schema") != MANIFEST_SCHEMA:
-            raise NkfError(f"{path}: pack schema {self.manifest.get('schema')}, this nkf reads {MANIFEST_SCHEMA}")
+            manifest = json.loads((self.path / "manifest.json").read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise NkfError(f"{path}: no pack (manifest.json is unreadable); make one with 'nkf data import'") from error
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("images"), int):
+            raise NkfError(f"{path}: damaged manifest.json (it does not tell the number of images); import again")
+        if manifest.get("schema") != MANIFEST_SCHEMA:
+            raise NkfError(f"{path}: pack schema {manifest.get('schema')}, this nkf reads {MANIFEST_SCHEMA}")
+        self.manifest: dict[str, Any] = manifest
 
     def __len__(self) -> int:
         return int(self.manifest["images"])
@@ -167,9 +180,13 @@ class Pack:
         """One of `COLUMNS`, or ``meta_NAME``; never unpickles."""
         file = self.path / f"{key}.npy"
         try:
-            return np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+            column: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
             raise NkfError(f"{file}: unreadable column of a pack ({error})") from error
+        rows = len(self) + (key == "offset")  # the last offset is the end of the last image
+        if column.shape[:1] != (rows,):
+            raise NkfError(f"{file}: damaged pack, column of shape {column.shape}, expected {rows} rows")
+        return column
 
     @cached_property
     def names(self) -> NDArray[np.str_]:
@@ -203,7 +220,14 @@ class Pack:
 
     @cached_property
     def _images(self) -> NDArray[np.uint8]:
-        return np.memmap(self.path / "images.bin", np.uint8, "r")
+        file = self.path / "images.bin"
+        try:
+            images = np.memmap(file, np.uint8, "r")
+        except (OSError, ValueError) as error:  # missing or empty
+            raise NkfError(f"{file}: unreadable images of a pack ({error})") from error
+        if len(images) != self._offsets[-1]:
+            raise NkfError(f"{file}: damaged pack, {len(images)} bytes, expected {self._offsets[-1]}")
+        return images
 
     def image_bytes(self, row: int) -> bytes:
         """The file of one row as it was imported."""

@@ -11,10 +11,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nkf.errors import NkfError
+from nkf.files import replacing
 
 WEIGHTS_FOLDER = Path(__file__).parent
 DEFAULT_MODEL = "mobile"
 DEFAULT_FAN = "fan"
+Kind = Literal["fan", "nkf"]
 
 
 class WeightsInfo(BaseModel):
@@ -29,7 +31,7 @@ class WeightsInfo(BaseModel):
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     name: str
-    kind: Literal["fan", "nkf"]
+    kind: Kind
     architecture: dict[str, Any]
     classes: tuple[str, ...] = ()
     input_size: int = Field(description="side of the square crop in pixels")
@@ -48,9 +50,8 @@ class WeightsInfo(BaseModel):
 
     def write(self, file: Path) -> None:
         """Write the sidecar as JSON."""
-        temporary = file.with_name(file.name + ".partial")
-        temporary.write_text(self.model_dump_json(indent=1, by_alias=True) + "\n")
-        temporary.rename(file)
+        with replacing(file) as partial:
+            partial.write_text(self.model_dump_json(indent=1, by_alias=True) + "\n")
 
 
 def read_info(file: Path) -> WeightsInfo:

@@ -1,0 +1,37 @@
+"""Backward pass of `nkf.models.layers.PReLU` beside torch's own, alternating in one run.
+
+    python benchmarks/prelu.py
+"""
+
+import statistics
+import time
+
+import torch
+from torch import nn
+
+from nkf.models.layers import PReLU
+
+
+def backward_ms(layer: nn.Module, x: torch.Tensor, gradient: torch.Tensor) -> float:
+    x.grad = None
+    y = layer(x)
+    start = time.perf_counter()
+    y.backward(gradient)
+    return 1000 * (time.perf_counter() - start)
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    x = torch.randn(32, 128, 56, 56).contiguous(memory_format=torch.channels_last).requires_grad_()
+    gradient = torch.randn_like(x)
+    layers = {"torch": nn.PReLU(128), "nkf": PReLU(128)}
+    times = {name: [backward_ms(layer, x, gradient) for _ in range(3)][:0] for name, layer in layers.items()}
+    for _ in range(15):
+        for name, layer in layers.items():
+            times[name].append(backward_ms(layer, x, gradient))
+    median = {name: statistics.median(values) for name, values in times.items()}
+    print(f"backward pass, median ms: {median}, ratio {median['torch'] / median['nkf']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

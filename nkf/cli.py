@@ -1,0 +1,414 @@
+"""The command ``nkf``: a table of functions, whose signatures and docstrings are the options and the help.
+
+A mistake in the command line, or anything that makes a command impossible, is one line on standard error and exit
+code 2. What a command imports that takes time, it imports in its body.
+"""
+
+import contextlib
+import functools
+import inspect
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
+
+import tyro
+
+from nkf import __version__
+from nkf.errors import NkfError
+from nkf.progress import track
+from nkf.runtime import Device
+from nkf.weights import DEFAULT_FAN, DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from nkf.data.importers import FindLandmarks
+
+Command: TypeAlias = Callable[..., int | None]  # returns the exit code, None for 0
+CommandTable: TypeAlias = dict[str, Union[Command, "CommandTable"]]
+
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
+Source = Annotated[Path, tyro.conf.arg(help_behavior_hint="")]
+Target = Annotated[Path, tyro.conf.arg(help_behavior_hint="")]
+Packs = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PACK...", help_behavior_hint="")]
+Paths = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...", help_behavior_hint="")]
+
+
+def predict(
+    inputs: Paths = (),
+    /,
+    *,
+    model: Name = DEFAULT_MODEL,
+    fan: Name = DEFAULT_FAN,
+    detector: Name = "auto",
+    device: Device = "auto",
+    json: File = None,
+    csv: File = None,
+    annotate: Folder = None,
+) -> int:
+    """Find the faces in photos and tell their expressions.
+
+    Prints a line for each face. Exit code 0: all done (no face in a photo is a result); 1: some inputs could not be
+    read, each has a row with status "error" and a line on standard error; 2: the command is wrong, nothing is written.
+
+    Examples:
+      nkf predict photo.jpg
+      nkf predict photo.jpg holiday/ --json result.json --annotate annotated
+      nkf predict faces/ --detector none --csv - > faces.csv
+
+    Args:
+        inputs: image files, and folders that are searched for images (with their subfolders)
+        model: expression network: a packaged name (see "nkf models"), a run folder, or a weights file
+        fan: face alignment network, given in the same ways
+        detector: auto, centerface, or none (each image is one face already)
+        device: where the networks run; auto takes CUDA if it is available
+        json: write a list with one object an image ("-": to standard output); missing folders are made
+        csv: write a table with one row a face ("-": to standard output); missing folders are made
+        annotate: write each image with boxes, landmarks and expressions into this folder; it is made if missing
+    """
+    from nkf.cli_predict import PredictOutputs, predict_all
+
+    return predict_all(
+        inputs, PredictOutputs(json, csv, annotate), model=model, fan=fan, detector=detector, device=device
+    )
+
+
+def models() -> None:
+    """List the models in the package.
+
+    Every name in this table can be given as --model (kind nkf) or --fan (kind fan).
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from nkf.weights import packaged_models
+
+    table = Table("name", "kind", "parameters", "classes", "metrics", "training", box=None, pad_edge=False)
+    for name, info in packaged_models().items():
+        texts = (", ".join(info.classes), _as_lines(info.metrics), _as_lines(info.training))
+        table.add_row(name, info.kind, f"{info.parameters:,}", *(Text(text) for text in texts))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def import_ferplus(
+    source: Source,
+    out: Target,
+    /,
+    *,
+    landmarks: File = None,
+    fer2013new: File = None,
+    drop_leaks: bool = False,
+    leak_md5: File = None,
+) -> None:
+    """Import FERPlus into a pack.
+
+    SOURCE is a folder or zip in FER+'s layout (FER2013Train, FER2013Valid, FER2013Test, or some of them), or a folder
+    with fer2013.csv and fer2013new.csv. Counts by split and class are printed and compared with the known ones.
+
+    Examples:
+      nkf data import ferplus ferplus.zip data/ferplus
+      nkf data import ferplus ferplus.zip data/clean --landmarks teacher.npz --drop-leaks --leak-md5 test_md5.txt
+
+    Args:
+        source: folder or zip
+        out: folder of the new pack
+        landmarks: NPZ with name, found and landmarks68 of a teacher; without it our own network finds them
+        fer2013new: take the votes from this fer2013new.csv instead of the label.csv files
+        drop_leaks: drop from train what is pixel-identical to an image of valid or test
+        leak_md5: also drop what has its pixels' MD5 in this list
+    """
+    from nkf.cli_data import print_report
+    from nkf.data import importers
+
+    report = importers.import_ferplus(
+        source,
+        out,
+        landmarks=landmarks or _own_landmarks(),
+        fer2013new=fer2013new,
+        drop_leaks=drop_leaks,
+        leak_md5=leak_md5,
+        progress=track,
+    )
+    print_report(report)
+
+
+def import_faces(source: Source, out: Target, /, *, landmarks: File = None) -> None:
+    """Import face pictures without labels into a pack.
+
+    Example:
+      nkf data import faces faces.zip data/faces --landmarks teacher.npz
+
+    Args:
+        source: folder, searched with its subfolders, or zip
+        out: folder of the new pack
+        landmarks: NPZ with name, found and landmarks68 of a teacher; without it our own network finds them
+    """
+    from nkf.cli_data import print_report
+    from nkf.data import importers
+
+    print_report(importers.import_faces(source, out, landmarks=landmarks or _own_landmarks(), progress=track))
+
+
+def train(
+    config: Source,
+    /,
+    *,
+    data: Packs = (),
+    pretrained: File = None,
+    out: Folder = None,
+    seed: int | None = None,
+    max_minutes: float = float("inf"),
+    device: Device = "auto",
+) -> None:
+    """Train a network, or go on with a run that was stopped.
+
+    Writes the run folder: config.yaml, log.jsonl, last/ and best/. A run that is killed and started again ends with
+    the same weights as an unbroken one on the same machine.
+
+    Examples:
+      nkf train configs/mobile.yaml
+      nkf train configs/mobile.yaml --data data/ferplus --pretrained weights.safetensors --max-minutes 30
+
+    Args:
+        config: YAML file
+        data: packs, instead of those in the configuration
+        pretrained: starting weights of the backbone, instead of those in the configuration
+        out: run folder; by default runs/NAME
+        seed: instead of the one in the configuration
+        max_minutes: stop after so long; the same command goes on
+        device: where to train; auto takes CUDA if it is available
+    """
+    from nkf.config import load_config
+    from nkf.runtime import torch_device
+    from nkf.train import train as run_training
+
+    settings = load_config(config)
+    changes = {"data": data or settings.data, "pretrained": pretrained or settings.pretrained}
+    settings = settings.model_copy(update=changes | ({} if seed is None else {"seed": seed}))
+    run = out or Path("runs") / settings.name
+    summary = run_training(settings, run, device=torch_device(device), max_minutes=max_minutes, progress=track)
+    print(f"{run}:", ", ".join(f"{key} {value}" for key, value in summary.items()))
+
+
+def evaluate(
+    data: Source,
+    /,
+    *,
+    out: Folder,
+    split: Literal["train", "valid", "test"] = "valid",
+    model: Name = DEFAULT_MODEL,
+    rule: Literal["majority", "argmax8", "argmax10", "distribution"] = "majority",
+    landmarks: Literal["fan", "pack"] = "fan",
+    device: Device = "auto",
+) -> None:
+    """Measure an expression network on a split of a pack.
+
+    Writes evaluation.json, predictions.csv and confusion.png.
+
+    Example:
+      nkf evaluate data/ferplus --split valid --out results/mobile
+
+    Args:
+        data: the pack
+        out: folder for the results
+        split: which images
+        model: a packaged name, a run folder, or a weights file
+        rule: how votes become labels
+        landmarks: fan finds them with our network, pack takes those that were imported
+        device: where the networks run
+    """
+    from nkf.evaluate import evaluate as measure
+
+    assert out is not None
+    result = measure(data, split, out, model=model, rule=rule, landmarks=landmarks, device=device, progress=track)
+    low, high = result.accuracy_ci95
+    print(f"{result.model} on {result.data} {split} ({rule}): accuracy {result.accuracy:.2%}", end="")
+    print(f" [{low:.2%}, {high:.2%}], mean of the classes {result.mean_class_accuracy:.2%}, {result.n} images")
+    if result.accuracy_leakfree is not None:
+        print(f"without copies of training images: {result.accuracy_leakfree:.2%}, {result.n_leakfree} images")
+    print(f"written to {out}")
+
+
+def export(model: Name, /, *, out: Folder, name: str | None = None) -> None:
+    """Write a network as ONNX and safetensors, with its sidecar, in float16.
+
+    Fails if ONNX Runtime and torch disagree by more than 1e-4 in a probability.
+
+    Example:
+      nkf export runs/mobile --out exported
+
+    Args:
+        model: a run folder, a packaged name, or a .safetensors file
+        out: folder for NAME.onnx, NAME.safetensors and NAME.json
+        name: NAME; by default that of the model
+    """
+    from nkf.export import export as write
+
+    assert out is not None
+    info = write(model, out, name=name)
+    print(*(out / file for file in info.sha256), out / f"{info.name}.json", sep="\n")
+
+
+def _own_landmarks() -> "FindLandmarks":
+    """Let our own network find the landmarks in the box of a face."""
+    from nkf.faces import find_landmarks
+    from nkf.runtime import load_fan
+
+    fan = load_fan()
+    return lambda image_rgb, box_xyxy: find_landmarks(fan, image_rgb, [box_xyxy], size=fan.info.input_size)[0]
+
+
+COMMANDS: CommandTable = {
+    "predict": predict,
+    "models": models,
+    "train": train,
+    "evaluate": evaluate,
+    "export": export,
+    "data": {"import": {"ferplus": import_ferplus, "faces": import_faces}},
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: what follows ``nkf``; by default that of this process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path need not be printable
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except NkfError as error:
+        print("nkf:", str(error).replace("\n", " "), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        with open(os.devnull, "w") as devnull:
+            os.dup2(devnull.fileno(), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        return 141
+    except OSError as error:  # such as a full disk
+        print("nkf:", f"{error.filename}: {error.strerror}" if error.filename else error, file=sys.stderr)
+        return 2
+
+
+def _run(arguments: list[str]) -> int:
+    words, entry = ["nkf"], COMMANDS
+    while True:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_help(words, entry))
+            return 0
+        if arguments[0] == "--version":
+            print(f"nkf {__version__}")
+            return 0
+        word, *arguments = arguments
+        if word not in entry:
+            known = ", ".join(" ".join(path) for path, _ in _commands(COMMANDS))
+            kind = "option" if word.startswith("-") else "command"
+            raise NkfError(f"unknown {kind} {word!r}.{_perhaps(word, entry)} The commands are: {known}")
+        words.append(word)
+        found = entry[word]
+        if not isinstance(found, dict):
+            command = _parse(found, " ".join(words), arguments)
+            return command() or 0
+        entry = found
+
+
+def _parse(function: Command, program: str, arguments: list[str]) -> Command:
+    """Bind a command's options. tyro draws a box around a mistake; here it becomes the text of an exception."""
+    description = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
+    config = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(_deferred(function), prog=program, description=description, args=arguments, config=config)
+    except SystemExit as leave:
+        if not leave.code:
+            return lambda: 0  # the help was asked for and printed
+        raise NkfError(f"{_one_line(complaint.getvalue())} (see {program} --help)") from None
+
+
+def _deferred(function: Command) -> Callable[..., Command]:
+    """Give the signature of a command to a function that only binds its arguments.
+
+    tyro calls what it parses for while it still catches errors, and would take a command's ValueError for a mistake
+    in the command line.
+    """
+
+    @functools.wraps(function)
+    def bind(*args: Any, **kwargs: Any) -> Command:
+        return functools.partial(function, *args, **kwargs)
+
+    return bind
+
+
+def _one_line(box: str) -> str:
+    """Reduce tyro's box (title, message, rule, suggestions, rule, reference) to message and suggestions.
+
+    Its frame is drawn with lines, or with blanks and hyphens where the terminal knows no better.
+    """
+    sections: list[list[str]] = [[]]
+    for line in box.splitlines()[1:]:
+        text = line.strip("│╭╮╰╯─ ")
+        if text.strip("-"):
+            sections[-1].append(text)
+        elif sections[-1]:
+            sections.append([])
+    message = " ".join(sections[0]) or "wrong arguments"
+    options = [re.match(r"--[\w.-]+", text) for section in sections[1:] for text in section]
+    suggestions = dict.fromkeys(match.group() for match in options if match)
+    hint = f" Perhaps you meant {' or '.join(suggestions)}?" if suggestions else ""
+    return message[:1].lower() + message[1:] + ("." if hint and not message.endswith(".") else "") + hint
+
+
+def _perhaps(word: str, entry: CommandTable) -> str:
+    from difflib import get_close_matches
+
+    matches = get_close_matches(word, entry, n=1)
+    return f" Perhaps you meant {matches[0]!r}?" if matches else ""
+
+
+def _commands(entry: CommandTable, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:
+    for word, found in entry.items():
+        if isinstance(found, dict):
+            yield from _commands(found, (*before, word))
+        else:
+            yield (*before, word), found
+
+
+def _help(words: list[str], entry: CommandTable) -> str:
+    program = " ".join(words)
+    rows = [(" ".join(path), inspect.cleandoc(function.__doc__ or "")) for path, function in _commands(entry)]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(
+        [
+            f"usage: {program} COMMAND ...",
+            "",
+            "Facial expressions in photos, told on this machine: nothing is sent anywhere.",
+            "",
+            "commands:",
+            *(f"  {name:{width}}  {text.splitlines()[0]}" for name, text in rows),
+            "",
+            "Examples:",
+            "  nkf predict photo.jpg",
+            "  nkf predict photos/ --json result.json --annotate annotated",
+            "",
+            f"{program} COMMAND --help explains a command; nkf --version prints the version.",
+        ]
+    )
+
+
+def _as_lines(values: dict[str, Any], before: str = "") -> str:
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines.append(_as_lines(value, f"{before}{key}."))
+        elif value not in (None, "", [], ()):
+            lines.append(f"{before}{key}: {value}")
+    return "\n".join(lines)

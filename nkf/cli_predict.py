@@ -1,0 +1,155 @@
+"""The command ``nkf predict``: inputs and outputs checked first, then one photo after the other."""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from nkf.errors import NkfError
+from nkf.files import replacing
+from nkf.images import read_image
+from nkf.output import CsvWriter, JsonWriter, annotate
+from nkf.predict import Prediction, Predictor
+from nkf.progress import track
+from nkf.runtime import Device
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga",
+    ".tif", ".tiff", ".webp",
+})
+# fmt: on
+_STANDARD_OUTPUT = Path("-")
+
+
+@dataclass(frozen=True)
+class PredictOutputs:
+    """Where results go besides the terminal; the path ``-`` is standard output."""
+
+    json: Path | None = None
+    csv: Path | None = None
+    annotate: Path | None = None
+
+    @property
+    def to_standard_output(self) -> bool:
+        """Whether a file goes to standard output, so that nothing else may."""
+        return _STANDARD_OUTPUT in (self.json, self.csv)
+
+
+def predict_all(
+    inputs: Sequence[Path], outputs: PredictOutputs, *, model: str, fan: str, detector: str, device: Device
+) -> int:
+    """Predict all inputs and write the outputs; returns the exit code (see `nkf.cli.predict`)."""
+    images = find_images(inputs)
+    pictures = _annotated_files(images, outputs.annotate)
+    _check_outputs(images, outputs, pictures)
+    predictor = Predictor(model, fan=fan, detector=detector, device=device)
+    failed = False
+    with ExitStack() as stack:
+        writers: list[JsonWriter | CsvWriter] = []
+        if outputs.json:
+            writers.append(stack.enter_context(JsonWriter(_stream_or_file(outputs.json))))
+        if outputs.csv:
+            writers.append(stack.enter_context(CsvWriter(_stream_or_file(outputs.csv), predictor.classes)))
+        if outputs.annotate:
+            _make_folder(outputs.annotate)
+        predictions = track(predictor.predict_files(images), "predicting", len(images))
+        for k, prediction in enumerate(predictions):
+            for writer in writers:
+                writer.write(prediction)
+            if prediction.status == "error":
+                failed = True
+                print("nkf:", str(prediction.message).replace("\n", " "), file=sys.stderr)
+                continue
+            if not outputs.to_standard_output:
+                print(*_lines(prediction), sep="\n")
+            if pictures:
+                _save_annotated(prediction, images[k], pictures[k])
+    return int(failed)
+
+
+def find_images(inputs: Iterable[Path]) -> list[Path]:
+    """List the image files that inputs mean, folders searched with their subfolders, in the order of names.
+
+    Raises:
+        NkfError: when an input does not exist, a folder holds no image, or there is no input.
+    """
+    images: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+            if not found:
+                raise NkfError(f"{path}: no image in this folder (endings {', '.join(sorted(IMAGE_SUFFIXES))})")
+            images += found
+        elif os.path.exists(path):
+            images.append(path)
+        else:
+            raise NkfError(f"{path}: no such file or folder")
+    if not images:
+        raise NkfError("no input: give image files or folders, such as nkf predict photo.jpg")
+    return images
+
+
+def _annotated_files(images: Sequence[Path], folder: Path | None) -> list[Path]:
+    """Name the annotated pictures: as their images, JPEG or else PNG; a name that is taken gets a number."""
+    taken: set[str] = set()
+    last_number: dict[str, int] = {}
+    files = []
+    for image in images if folder else ():
+        suffix = ".jpg" if image.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        name = image.stem + suffix
+        first, number = name.casefold(), last_number.get(name.casefold(), 1)
+        while name.casefold() in taken:
+            number += 1
+            name = f"{image.stem}-{number}{suffix}"
+        last_number[first] = number
+        taken.add(name.casefold())
+        files.append(Path(folder or ".", name))
+    return files
+
+
+def _check_outputs(images: Sequence[Path], outputs: PredictOutputs, pictures: Sequence[Path]) -> None:
+    for path in (outputs.json, outputs.csv):
+        if path and path.is_dir():
+            raise NkfError(f"{path}: a folder, expected a file to write")
+    if outputs.json and outputs.csv and outputs.json.resolve() == outputs.csv.resolve():
+        raise NkfError(f"{outputs.json}: JSON and CSV cannot go to the same place")
+    if outputs.annotate and outputs.annotate.exists() and not outputs.annotate.is_dir():
+        raise NkfError(f"{outputs.annotate}: a file, expected a folder for annotated pictures")
+    sources = {image.resolve() for image in images}
+    for path in (outputs.json, outputs.csv, *pictures):
+        if path and path.resolve() in sources:
+            raise NkfError(f"{path}: an input, would be overwritten; write somewhere else")
+
+
+def _stream_or_file(path: Path) -> Path | TextIO:
+    return sys.stdout if path == _STANDARD_OUTPUT else path
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NkfError(f"{folder}: cannot be made ({error.strerror})") from error
+
+
+def _lines(prediction: Prediction) -> list[str]:
+    if not prediction.faces:
+        return [f"{prediction.path}: no face"]
+    lines = []
+    for index, face in enumerate(prediction.faces):
+        box = " ".join(f"{value:.0f}" for value in face.box_xyxy)
+        lines.append(f"{prediction.path}: face {index}: {face.expression} {face.confidence:.0%}, box {box}")
+    return lines
+
+
+def _save_annotated(prediction: Prediction, image: Path, picture: Path) -> None:
+    options: dict[str, Any] = {"format": "JPEG", "quality": 92} if picture.suffix == ".jpg" else {"format": "PNG"}
+    try:
+        with replacing(picture) as partial:
+            annotate(read_image(image), prediction).save(partial, **options)
+    except OSError as error:
+        raise NkfError(f"{picture}: cannot be written ({error.strerror})") from error

@@ -1,0 +1,135 @@
+"""Turn a trained network into the three files that ship: ONNX for prediction, safetensors for torch, the sidecar.
+
+Weights are rounded to float16 first, in both files alike, so that they agree; they are computed with in float32.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from nkf.errors import NkfError
+from nkf.files import replacing
+from nkf.geometry import MEAN_SHAPE
+from nkf.models import TorchModel, load_model, save_model
+from nkf.runtime import OnnxModel
+from nkf.weights import WeightsInfo, file_sha256, find_weights
+
+PARITY_LIMIT = {"nkf": 1e-4, "fan": 1e-2}  # probabilities; pixels of the crop
+_PARITY_BATCHES = (1, 5)
+_SMALLEST_HALVED = 256  # initialisers with fewer numbers stay float32: nothing to gain
+
+
+class WithProbabilities(nn.Module):
+    """An expression network followed by softmax, which is what the ONNX file gives."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, crops: Tensor, landmarks_px: Tensor) -> Tensor:
+        """Crops (B, 3, S, S) and landmarks (B, 68, 2) to probabilities (B, N)."""
+        logits: Tensor = self.network(crops, landmarks_px)
+        return logits.softmax(dim=-1)
+
+
+def export(model: str, out: Path, *, name: str | None = None, metrics: dict[str, Any] | None = None) -> WeightsInfo:
+    """Write ``NAME.onnx``, ``NAME.safetensors`` and ``NAME.json``.
+
+    Args:
+        model: a run folder, a packaged NAME, or a ``.safetensors`` file with its sidecar beside it.
+        out: folder, made when missing.
+        name: NAME; by default the one in the sidecar.
+        metrics: figures to add to the sidecar.
+
+    Returns:
+        The sidecar.
+
+    Raises:
+        NkfError: when the model is unusable, or ONNX Runtime and torch disagree by more than `PARITY_LIMIT`.
+    """
+    file, info = find_weights(model, (".safetensors",))
+    info = info.model_copy(update={"name": name or info.name, "sha256": {}, "metrics": info.metrics | (metrics or {})})
+    network = round_to_half(load_model(file, info))
+    out.mkdir(parents=True, exist_ok=True)
+    target = out / f"{info.name}.onnx"
+    with replacing(target) as partial:
+        onnx.save(halve_initializers(to_onnx(network, info)), partial)
+        difference = parity(network, partial, info)
+        if not difference <= PARITY_LIMIT[info.kind]:
+            raise NkfError(
+                f"{target}: differs from torch by {difference:.2g}, at most {PARITY_LIMIT[info.kind]} is good"
+            )
+    info = info.model_copy(update={"sha256": {target.name: file_sha256(target)}})
+    return save_model(network, out / f"{info.name}.safetensors", info, half=True)
+
+
+def round_to_half(network: nn.Module) -> nn.Module:
+    """Round every floating-point tensor to a float16 value, in place."""
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.half())
+    return network
+
+
+def to_onnx(network: nn.Module, info: WeightsInfo) -> onnx.ModelProto:
+    """Export with a free batch size; inputs and outputs are named as in `nkf.runtime`."""
+    names, output, module = ["crops"], "landmarks_px", network
+    if info.kind == "nkf":
+        names, output, module = ["crops", "landmarks_px"], "probabilities", WithProbabilities(network)
+    inputs = [torch.from_numpy(array) for array in example_inputs(info, batch=2)[: len(names)]]
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.onnx.export(
+        module.eval(),
+        tuple(inputs),
+        input_names=names,
+        output_names=[output],
+        dynamic_shapes=tuple({0: batch} for _ in inputs),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def halve_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store large float32 weights as float16 followed by a cast back, which ONNX Runtime folds when it loads."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= _SMALLEST_HALVED:
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}.half"))
+            casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    return model
+
+
+def parity(network: nn.Module, file: Path, info: WeightsInfo) -> float:
+    """Largest absolute difference between torch and an ONNX file, over two batch sizes of random crops."""
+    torch_model = TorchModel(network, "cpu", probabilities=info.kind == "nkf")
+    onnx_model = OnnxModel(file, "cpu")
+    differences = []
+    for batch in _PARITY_BATCHES:
+        inputs = dict(zip(onnx_model.inputs, example_inputs(info, batch), strict=False))
+        (output,) = onnx_model(**inputs).values()
+        differences.append(float(np.abs(output - torch_model(*inputs.values())).max()))
+    return max(differences)
+
+
+def example_inputs(info: WeightsInfo, batch: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Random crops (B, 3, S, S), and the mean shape scattered a little (B, 68, 2), always the same."""
+    generator = np.random.default_rng(0)
+    size = info.input_size
+    coarse = generator.random((batch, 3, size // 8, size // 8), np.float32)
+    crops = coarse.repeat(8, axis=2).repeat(8, axis=3)
+    landmarks_px = (MEAN_SHAPE + 0.02 * generator.standard_normal((batch, *MEAN_SHAPE.shape))) * size
+    return crops, landmarks_px.astype(np.float32)

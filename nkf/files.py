@@ -1,0 +1,16 @@
+"""Write files whole or not at all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `file`; it becomes `file` if the block ends without an exception, else it goes."""
+    partial = file.with_name(file.name + ".partial")
+    try:
+        yield partial
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)

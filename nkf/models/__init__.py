@@ -1,0 +1,100 @@
+"""The networks: build one from its configuration, load it with its weights, save it with its sidecar."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nkf.errors import NkfError
+from nkf.files import replacing
+from nkf.models.backbone import create_backbone
+from nkf.models.fan import FAN
+from nkf.models.nkf import NKF
+from nkf.weights import WeightsInfo, file_sha256
+
+NumpyModel = Callable[..., NDArray[np.float32]]
+
+
+def create_model(kind: str, architecture: dict[str, Any], num_classes: int = 0) -> nn.Module:
+    """Build a network with fresh weights.
+
+    Args:
+        kind: ``fan`` or ``nkf``.
+        architecture: fields of `nkf.config.NetworkConfig`; ``fan`` uses ``backbone`` alone.
+        num_classes: of an ``nkf``.
+    """
+    options = dict(architecture)
+    backbone = create_backbone(options.pop("backbone"))
+    if kind == "fan":
+        return FAN(backbone)
+    fan = FAN(create_backbone("mobile_narrow")) if options.pop("fan_maps", False) else None
+    return NKF(backbone, num_classes=num_classes, fan=fan, **options)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of weights, without buffers."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def load_model(file: Path, info: WeightsInfo) -> nn.Module:
+    """Rebuild a network from a ``.safetensors`` file and its sidecar, in evaluation mode.
+
+    Raises:
+        NkfError: when the file is unreadable or does not fit what the sidecar says.
+    """
+    model = create_model(info.kind, info.architecture, len(info.classes))
+    try:
+        state = {name: value.float() if value.is_floating_point() else value for name, value in load_file(file).items()}
+        model.load_state_dict(state, strict=True)
+    except (OSError, SafetensorError) as error:
+        raise NkfError(f"{file}: not a readable safetensors file ({error})") from error
+    except RuntimeError as error:
+        raise NkfError(f"{file}: does not fit its sidecar ({str(error).splitlines()[-1].strip()})") from error
+    return model.eval()
+
+
+def save_model(model: nn.Module, file: Path, info: WeightsInfo, *, half: bool = False) -> WeightsInfo:
+    """Write ``NAME.safetensors`` and its sidecar ``NAME.json``; returns the sidecar with the file's SHA-256.
+
+    Args:
+        model: the network.
+        file: path that ends in ``.safetensors``.
+        info: what the sidecar says.
+        half: round floating-point tensors to float16.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if half:
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    with replacing(file) as partial:
+        save_file(state, partial)
+    info = info.model_copy(update={"sha256": info.sha256 | {file.name: file_sha256(file)}})
+    info.write(file.with_suffix(".json"))
+    return info
+
+
+class TorchModel:
+    """A network as the callable on numpy arrays that prediction uses, like its ONNX twin.
+
+    Args:
+        model: the network, moved to the device.
+        device: a torch device.
+        probabilities: apply softmax to what the network returns.
+    """
+
+    def __init__(self, model: nn.Module, device: str, *, probabilities: bool) -> None:
+        self.model = model.to(device).eval()
+        self.device = device
+        self.probabilities = probabilities
+
+    @torch.inference_mode()
+    def __call__(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run on (B, ...) arrays; returns landmarks (B, 68, 2) or probabilities (B, N)."""
+        output: Tensor = self.model(*(torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in inputs))
+        result: NDArray[np.float32] = (output.softmax(dim=-1) if self.probabilities else output).cpu().numpy()
+        return result

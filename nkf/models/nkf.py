@@ -1,0 +1,134 @@
+"""NKF: a simple network around keypoint features (So & Han, "Facial Landmark-Driven Keypoint Feature Extraction for
+Robust Facial Expression Recognition", Sensors 2025, 25(12), 3762, doi 10.3390/s25123762).
+
+    crop -> backbone -> maps -> keypoint features -> RKFA -> reduced, flattened -+-> batch norm, dropout, linear
+                           +--> global average of the last map ------------------+
+
+Legend: B faces, K = 68 landmarks, C channels, S side of the crop in pixels, N classes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nkf.geometry import NUM_LANDMARKS
+from nkf.models.backbone import Backbone, FeatureMaps
+from nkf.models.fan import FAN
+from nkf.models.keypoints import RKFA, AttentionForm, Representative, perturb_landmarks, sample_keypoints
+
+
+class KeypointFeatures(nn.Module):
+    """Read one or several maps at the landmarks and project each to its share of the channels.
+
+    The 1x1 projection commutes with bilinear sampling, so it runs on K points instead of H x W cells.
+    """
+
+    def __init__(self, map_channels: Sequence[int], channels: int) -> None:
+        super().__init__()
+        share = channels // len(map_channels)
+        self.projections = nn.ModuleList(nn.Linear(c, share, bias=False) for c in map_channels)
+        self.norm = nn.BatchNorm1d(share * len(map_channels))
+
+    def forward(self, maps: Sequence[Tensor], landmarks_px: Tensor, crop_size: int) -> Tensor:
+        """Maps (B, C_i, H_i, W_i) and landmarks (B, K, 2) to keypoint features (B, K, C)."""
+        parts = [
+            project(sample_keypoints(feature_map, landmarks_px, crop_size))
+            for project, feature_map in zip(self.projections, maps, strict=True)
+        ]
+        features = torch.cat(parts, dim=-1)
+        normed: Tensor = self.norm(features.transpose(1, 2)).transpose(1, 2)
+        return normed
+
+
+class Head(nn.Module):
+    """z = [global feature; linear of the flattened keypoint features], batch norm, dropout, linear to the classes."""
+
+    def __init__(self, global_channels: int, keypoint_channels: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        width, hidden = 16, 256
+        self.reduce = nn.Linear(keypoint_channels, width) if keypoint_channels else None
+        self.aggregate = nn.Linear(NUM_LANDMARKS * width, hidden) if keypoint_channels else None
+        total = global_channels + (hidden if keypoint_channels else 0)
+        self.norm = nn.BatchNorm1d(total)
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Linear(total, num_classes)
+
+    def forward(self, global_feature: Tensor, keypoint_features: Tensor | None) -> Tensor:
+        """(B, G) and (B, K, C) to logits (B, N)."""
+        z = global_feature
+        if self.reduce is not None and self.aggregate is not None:
+            assert keypoint_features is not None
+            z = torch.cat([z, self.aggregate(self.reduce(keypoint_features).flatten(1))], dim=1)
+        logits: Tensor = self.classify(self.dropout(self.norm(z)))
+        return logits
+
+
+class NKF(nn.Module):
+    """Expression network.
+
+    Args:
+        backbone: any `Backbone`.
+        num_classes: N.
+        strides: the backbone's maps to read keypoint features from; empty for the global feature alone.
+        fan: frozen face alignment network whose maps at the same strides are read too, or None.
+        keypoint_channels: C of the keypoint features, shared evenly by their sources.
+        attention: form of RKFA.
+        representative: what drives RKFA.
+        sigma: landmark perturbation in training, over the distance of the eye centres.
+        dropout: before the classifier.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int,
+        strides: Sequence[int] = (8,),
+        fan: FAN | None = None,
+        keypoint_channels: int = 256,
+        attention: AttentionForm = "channel",
+        representative: Representative = "nasal_base",
+        sigma: float = 0.05,
+        dropout: float = 0.3,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.strides = tuple(strides)
+        self.sigma = sigma
+        self.fan = fan
+        sources = [backbone.channels[s] for s in strides] + ([fan.channels[s] for s in strides] if fan else [])
+        if fan is not None:
+            fan.requires_grad_(False)
+        self.keypoint_features = KeypointFeatures(sources, keypoint_channels) if sources else None
+        self.rkfa = RKFA(keypoint_channels, attention, representative) if sources else None
+        self.head = Head(backbone.channels[16], keypoint_channels if sources else 0, num_classes, dropout)
+
+    def train(self, mode: bool = True) -> "NKF":
+        """Switch the mode of all but FAN, which stays frozen."""
+        super().train(mode)
+        if self.fan is not None:
+            self.fan.eval()
+        return self
+
+    def forward(self, crops: Tensor, landmarks_px: Tensor) -> Tensor:
+        """Crops (B, 3, S, S) RGB in [0, 1] and landmarks (B, 68, 2) in crop pixels to logits (B, N)."""
+        maps = self.backbone(crops)
+        global_feature = maps[16].mean(dim=(2, 3))  # (B, G)
+        if self.keypoint_features is None or self.rkfa is None:
+            logits: Tensor = self.head(global_feature, None)
+            return logits
+        crop_size = crops.shape[-1]
+        if self.training:
+            landmarks_px = perturb_landmarks(landmarks_px, self.sigma, crop_size)
+        sources = [maps[s] for s in self.strides] + self._fan_maps(crops)
+        features = self.rkfa(self.keypoint_features(sources, landmarks_px, crop_size))  # (B, K, C)
+        logits = self.head(global_feature, features)
+        return logits
+
+    def _fan_maps(self, crops: Tensor) -> list[Tensor]:
+        if self.fan is None:
+            return []
+        with torch.no_grad():
+            maps: FeatureMaps = self.fan.feature_maps(crops)
+        return [maps[s] for s in self.strides]

@@ -1,0 +1,189 @@
+"""Run trained networks: ONNX models in ONNX Runtime, torch weights through `nkf.models`, behind one numpy contract.
+
+This is the only file that imports onnxruntime, and it does so when the first model is loaded.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nkf.errors import NkfError
+from nkf.weights import DEFAULT_FAN, WeightsInfo, find_weights
+
+Device = Literal["auto", "cpu", "cuda"]
+FloatArray = NDArray[np.float32]
+
+BATCH_SIZE = 64  # crops in one call of a network; more faces than that gain no speed and cost memory
+
+
+class OnnxModel:
+    """An ONNX network as a callable: named input arrays in, named output arrays out."""
+
+    def __init__(
+        self, model: Path | bytes, device: Device = "auto", *, threads: int | None = None, name: str = ""
+    ) -> None:
+        """Load a network.
+
+        Args:
+            model: the file, or its content.
+            device: ``auto`` takes CUDA where ONNX Runtime offers it.
+            threads: CPU threads for one call; None takes all the cores that this process may use.
+            name: what error messages call the network; by default the file.
+
+        Raises:
+            NkfError: when the device cannot be used, or the content is no network that ONNX Runtime can run.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only: warnings are about graph details that no user can change
+        options.intra_op_num_threads = threads or _usable_cores()
+        name = name or (str(model) if isinstance(model, Path) else "ONNX model")
+        providers = _providers(device, onnxruntime.get_available_providers())
+        try:
+            content = model if isinstance(model, bytes) else str(model)
+            self._session = onnxruntime.InferenceSession(content, options, providers=providers)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+            raise NkfError(f"{name}: not a network that ONNX Runtime can load ({_first_line(error)})") from error
+        if device == "cuda" and providers[0] not in self._session.get_providers():
+            raise NkfError("device 'cuda': ONNX Runtime could not start CUDA (driver or CUDA libraries missing)")
+        self.name = name
+        self.inputs: tuple[str, ...] = tuple(value.name for value in self._session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
+
+    def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run the network once and return all its outputs by name."""
+        return dict(zip(self.outputs, self._session.run(None, inputs), strict=True))
+
+
+@dataclass(frozen=True)
+class LandmarkModel:
+    """A face alignment network: crops to 68 landmarks, in any number."""
+
+    info: WeightsInfo
+    network: Callable[[FloatArray], FloatArray]
+
+    def __call__(self, crops: FloatArray) -> FloatArray:
+        """Find landmarks.
+
+        Args:
+            crops: (B, 3, S, S) float32 RGB in [0, 1], S = ``info.input_size``.
+
+        Returns:
+            (B, 68, 2) float32, pixels of the crop.
+        """
+        parts = [self.network(part) for part in _batches(crops)]
+        return np.concatenate(parts) if parts else np.zeros((0, 68, 2), np.float32)
+
+
+@dataclass(frozen=True)
+class ExpressionModel:
+    """An expression network: aligned crops and their landmarks to probabilities, in any number."""
+
+    info: WeightsInfo
+    network: Callable[[FloatArray, FloatArray], FloatArray]
+
+    def __call__(self, crops: FloatArray, landmarks_px: FloatArray) -> FloatArray:
+        """Find expressions.
+
+        Args:
+            crops: (B, 3, S, S) float32 RGB in [0, 1], S = ``info.input_size``.
+            landmarks_px: (B, 68, 2) float32, pixels of the crop.
+
+        Returns:
+            (B, C) float32 probabilities in the order of ``info.classes``.
+        """
+        pairs = zip(_batches(crops), _batches(landmarks_px), strict=True)
+        parts = [self.network(*pair) for pair in pairs]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.info.classes)), np.float32)
+
+
+def load_fan(model: str = DEFAULT_FAN, device: Device = "auto") -> LandmarkModel:
+    """Load a face alignment network by NAME, run folder or weights file (see `nkf.weights.find_weights`)."""
+    file, info = _find(model, "fan")
+    if file.suffix != ".onnx":
+        return LandmarkModel(info, _load_torch(file, info, device))
+    onnx = _load_onnx(file, device, inputs=("crops",), output="landmarks_px")
+    return LandmarkModel(info, lambda crops: onnx(crops=crops)["landmarks_px"])
+
+
+def load_expression_model(model: str, device: Device = "auto") -> tuple[ExpressionModel, WeightsInfo]:
+    """Load an expression network by NAME, run folder or weights file (see `nkf.weights.find_weights`)."""
+    file, info = _find(model, "nkf")
+    if file.suffix != ".onnx":
+        return ExpressionModel(info, _load_torch(file, info, device)), info
+    onnx = _load_onnx(file, device, inputs=("crops", "landmarks_px"), output="probabilities")
+
+    def network(crops: FloatArray, landmarks_px: FloatArray) -> FloatArray:
+        return onnx(crops=crops, landmarks_px=landmarks_px)["probabilities"]
+
+    return ExpressionModel(info, network), info
+
+
+def _find(model: str, kind: Literal["fan", "nkf"]) -> tuple[Path, WeightsInfo]:
+    file, info = find_weights(model)
+    if info.kind != kind:
+        purpose = {"fan": "finds landmarks", "nkf": "tells expressions"}
+        raise NkfError(f"model {model!r}: it {purpose[info.kind]}, one that {purpose[kind]} is needed here")
+    return file, info
+
+
+def _load_onnx(file: Path, device: Device, inputs: tuple[str, ...], output: str) -> OnnxModel:
+    model = OnnxModel(file, device)
+    if set(model.inputs) != set(inputs) or output not in model.outputs:
+        found = f"{', '.join(model.inputs)} -> {', '.join(model.outputs)}"
+        raise NkfError(f"{file}: inputs and outputs are {found}; expected {', '.join(inputs)} -> {output}")
+    return model
+
+
+def _load_torch(file: Path, info: WeightsInfo, device: Device) -> Callable[..., FloatArray]:
+    place = torch_device(device)
+    from nkf.models import TorchModel, load_model
+
+    return TorchModel(load_model(file, info), place, probabilities=info.kind == "nkf")
+
+
+def torch_device(device: Device) -> Literal["cpu", "cuda"]:
+    """Choose torch's device.
+
+    Raises:
+        NkfError: without torch, or for ``cuda`` where torch finds none.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise NkfError("this needs torch: pip install 'nkf[train]'") from error
+    if device == "cuda" and not torch.cuda.is_available():
+        raise NkfError("device 'cuda': the installed torch finds no CUDA device")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _batches(array: FloatArray) -> list[FloatArray]:
+    return [array[start : start + BATCH_SIZE] for start in range(0, len(array), BATCH_SIZE)]
+
+
+def _providers(device: Device, available: list[str]) -> list[str]:
+    cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    if device not in ("auto", "cpu", "cuda"):
+        raise NkfError(f"device {device!r}: unknown; known are auto, cpu, cuda")
+    if device == "cuda" and cuda not in available:
+        raise NkfError(
+            "device 'cuda': the installed onnxruntime has no CUDA; "
+            "pip uninstall onnxruntime && pip install onnxruntime-gpu"
+        )
+    return [cuda, cpu] if device != "cpu" and cuda in available else [cpu]
+
+
+def _usable_cores() -> int:
+    # ONNX Runtime counts the machine's cores, also those that a container or taskset keeps from this process.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return line.rpartition(" : ")[2]  # without "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : "

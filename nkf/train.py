@@ -1,0 +1,232 @@
+"""Train a network: one loop for every task, resumable to the same result.
+
+Randomness of a step is drawn from generators seeded by (seed, step), the order of an epoch from (seed, epoch). So a
+checkpoint needs no generator states, and a run that was killed ends with the weights of an unbroken one.
+
+    RUN/config.yaml           the configuration
+    RUN/log.jsonl             one JSON object a line: training losses, validations
+    RUN/last/state.pt         everything that resuming needs
+    RUN/last/model.*          weight average at the last checkpoint, with its sidecar
+    RUN/best/model.*          weight average that validated best, with its sidecar
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress as ProgressBar
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from nkf.config import TrainConfig, load_config, save_config
+from nkf.errors import NkfError
+from nkf.files import replacing
+from nkf.models import save_model
+from nkf.progress import Progress, no_progress
+from nkf.recipes import Recipe, create_recipe
+
+LOG_EVERY = 20  # steps
+CHECKPOINT_SECONDS = 120.0
+
+
+@dataclass(slots=True)
+class State:
+    """What changes while a network is trained."""
+
+    model: nn.Module
+    average: AveragedModel
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    best_score: float = -math.inf
+    losses: list[float] = field(default_factory=list)  # since the last line of the log
+
+    def save(self, file: Path) -> None:
+        """Write everything that resuming needs, whole or not at all."""
+        content = {"step": self.step, "best_score": self.best_score, "losses": self.losses}
+        parts: dict[str, Any] = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
+        with replacing(file) as partial:
+            torch.save(content | {name: part.state_dict() for name, part in parts.items()}, partial)
+
+    def load(self, file: Path, device: torch.device) -> None:
+        """Continue from what `save` wrote; never unpickles code."""
+        try:
+            content = torch.load(file, map_location=device, weights_only=True)
+            self.model.load_state_dict(content["model"])
+            self.average.load_state_dict(content["average"])
+            self.optimizer.load_state_dict(content["optimizer"])
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+            raise NkfError(f"{file}: no checkpoint of this run ({str(error).splitlines()[0]})") from error
+        self.step, self.best_score, self.losses = content["step"], content["best_score"], content["losses"]
+
+
+def train(
+    config: TrainConfig,
+    run: Path,
+    *,
+    device: str = "cpu",
+    max_minutes: float = math.inf,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Train, or go on where the run folder ends.
+
+    Args:
+        config: what to train.
+        run: run folder, made when missing; if it holds a checkpoint, training resumes.
+        device: a torch device.
+        max_minutes: stop after so long with a checkpoint; the next call goes on.
+        progress: shows how far the preparation of the data is.
+
+    Returns:
+        The last line of the log: step, metrics of the last validation, ``finished``.
+
+    Raises:
+        NkfError: when the folder belongs to another configuration, or data or weights are unusable.
+    """
+    deadline = time.monotonic() + 60 * max_minutes
+    _claim(run, config)
+    recipe = create_recipe(config, torch.device(device), progress)
+    state = _start(recipe)
+    checkpoint = run / "last" / "state.pt"
+    if checkpoint.exists():
+        state.load(checkpoint, torch.device(device))
+    return _fit(recipe, state, run, deadline)
+
+
+def _claim(run: Path, config: TrainConfig) -> None:
+    for folder in ("last", "best"):
+        (run / folder).mkdir(parents=True, exist_ok=True)
+    file = run / "config.yaml"
+    if file.exists() and load_config(file) != config:
+        raise NkfError(f"{run}: holds a run with another configuration; choose another --out, or remove it")
+    save_config(config, file)
+
+
+def _start(recipe: Recipe) -> State:
+    config = recipe.config
+    torch.manual_seed(config.seed)
+    model = recipe.create().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
+    average = AveragedModel(model, multi_avg_fn=ema, use_buffers=True)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [  # biases, batch norms and PReLU slopes are not decayed
+        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return State(model, average, torch.optim.AdamW(groups, lr=config.learning_rate))
+
+
+def total_steps(config: TrainConfig, num_train: int) -> int:
+    """Number of optimisation steps of a run; an epoch leaves out its last, incomplete batch."""
+    return max(1, int(config.epochs * steps_per_epoch(config, num_train)))
+
+
+def steps_per_epoch(config: TrainConfig, num_train: int) -> int:
+    """Number of complete batches in the training data."""
+    if num_train < config.batch_size:
+        raise NkfError(f"batch_size {config.batch_size}: more than the {num_train} training images")
+    return num_train // config.batch_size
+
+
+def learning_rate(config: TrainConfig, step: int, total: int) -> float:
+    """Linear warm-up, then half a cosine to zero."""
+    warm_up = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def batch_rows(config: TrainConfig, step: int, num_train: int) -> NDArray[np.int64]:
+    """Row numbers of a step: a seeded permutation for each epoch."""
+    epoch, position = divmod(step, steps_per_epoch(config, num_train))
+    order = np.random.default_rng([config.seed, epoch]).permutation(num_train)
+    return order[position * config.batch_size :][: config.batch_size]
+
+
+def train_step(recipe: Recipe, state: State, total: int) -> float:
+    """One optimisation step; returns its loss.
+
+    Raises:
+        NkfError: when the loss is no finite number.
+    """
+    config = recipe.config
+    device = next(state.model.parameters()).device
+    seed = int(np.random.SeedSequence([config.seed, state.step]).generate_state(1)[0])
+    torch.manual_seed(seed)  # dropout, landmark perturbation
+    generator = torch.Generator(device).manual_seed(seed)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(config, state.step, total)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        loss = recipe.loss(state.model, batch_rows(config, state.step, recipe.num_train), generator)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise NkfError(f"loss is {value} at step {state.step}; lower learning_rate")
+    state.optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
+    state.optimizer.step()
+    state.average.update_parameters(state.model)
+    state.step += 1
+    return value
+
+
+def _fit(recipe: Recipe, state: State, run: Path, deadline: float) -> dict[str, Any]:
+    total = total_steps(recipe.config, recipe.num_train)
+    validate_every = math.ceil(total / recipe.config.evaluations)
+    summary: dict[str, Any] = {"step": state.step, "finished": state.step >= total}
+    saved = time.monotonic()
+    state.model.train()
+    for _ in _progress(state, total):
+        state.losses.append(train_step(recipe, state, total))
+        if state.step % LOG_EVERY == 0:
+            _log_losses(recipe, state, run, total)
+        if state.step % validate_every == 0 or state.step == total:
+            summary = _validate(recipe, state, run) | {"finished": state.step == total}
+        if state.step == total or time.monotonic() > min(deadline, saved + CHECKPOINT_SECONDS):
+            state.save(run / "last" / "state.pt")
+            saved = time.monotonic()
+        if time.monotonic() > deadline:
+            break
+    average = state.average.module
+    save_model(average, run / "last" / "model.safetensors", recipe.info(average))
+    return summary | {"step": state.step}
+
+
+def _progress(state: State, total: int) -> Iterator[None]:
+    """Yield once a step, with a progress bar that shows the loss."""
+    columns = (SpinnerColumn(), *ProgressBar.get_default_columns()[:3], TimeElapsedColumn(), TimeRemainingColumn())
+    with ProgressBar(*columns, TextColumn("loss {task.fields[loss]:.3f}"), transient=True) as bar:
+        task = bar.add_task("training", total=total, completed=state.step, loss=math.nan)
+        while state.step < total:
+            yield
+            bar.update(task, completed=state.step, loss=state.losses[-1] if state.losses else math.nan)
+
+
+def _log_losses(recipe: Recipe, state: State, run: Path, total: int) -> None:
+    rate = learning_rate(recipe.config, state.step - 1, total)
+    _append(run, {"step": state.step, "loss": float(np.mean(state.losses)), "learning_rate": rate})
+    state.losses.clear()
+
+
+def _validate(recipe: Recipe, state: State, run: Path) -> dict[str, Any]:
+    average = state.average.module.eval()
+    metrics = recipe.validate(average)
+    epoch = state.step / steps_per_epoch(recipe.config, recipe.num_train)
+    row = {"step": state.step, "epoch": round(epoch, 3), **metrics}
+    if metrics["score"] > state.best_score:
+        state.best_score = metrics["score"]
+        info = recipe.info(average).model_copy(update={"metrics": {"validation_in_training": row}})
+        save_model(average, run / "best" / "model.safetensors", info)
+    _append(run, row)
+    return row
+
+
+def _append(run: Path, row: dict[str, Any]) -> None:
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"time": round(time.time(), 1), **row}) + "\n")

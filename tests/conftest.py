@@ -1,0 +1,160 @@
+"""Shared fixtures: the portrait, and networks so small that they are made in a moment."""
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image, ImageDraw
+
+from nkf import __version__, weights
+from nkf.data.labels import VOTE_COLUMNS
+from nkf.data.pack import PackWriter, Sample
+from nkf.geometry import CROP_SIZE, MEAN_SHAPE
+from nkf.weights import DEFAULT_FAN, DEFAULT_MODEL, WeightsInfo, file_sha256
+
+CLASSES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
+LOGITS = (1.0, 4.0, 0.5, 2.0, 0.0, -1.0, 0.2, -0.5)
+
+SaveNetwork = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def portrait_path() -> Path:
+    """NASA's portrait of Eileen Collins, 512x512, with one smiling face."""
+    return Path(__file__).parents[1] / "examples" / "eileen_collins.jpg"
+
+
+@pytest.fixture(scope="session")
+def fake_landmarks() -> NDArray[np.float32]:
+    """(68, 2) in pixels of the crop: what the fake face alignment network always finds."""
+    return ((MEAN_SHAPE - 0.5) * 0.72 + [0.5, 0.5]).astype(np.float32) * CROP_SIZE
+
+
+@pytest.fixture
+def save_network(tmp_path: Path) -> SaveNetwork:
+    """Return a function that saves a network of the given constants with its sidecar, and returns the file."""
+
+    def save(network: str, constants: NDArray[np.float32], name: str = "", **changes: Any) -> Path:
+        file = tmp_path / f"{name or network}.onnx"
+        onnx.save(_constant_network(network, constants), file)
+        fields: dict[str, Any] = {
+            "name": file.stem,
+            "kind": network,
+            "architecture": {"backbone": "tiny"},
+            "classes": CLASSES if network == "nkf" else (),
+            "input_size": CROP_SIZE,
+            "mean": (0, 0, 0),
+            "std": (1, 1, 1),
+            "parameters": constants.size,
+            "sha256": {file.name: file_sha256(file)},
+            "nkf_version": __version__,
+        }
+        WeightsInfo(**(fields | changes)).write(file.with_suffix(".json"))
+        return file
+
+    return save
+
+
+@pytest.fixture
+def fan_file(save_network: SaveNetwork, fake_landmarks: NDArray[np.float32]) -> Path:
+    """A face alignment network that finds the same landmarks in every crop."""
+    return save_network("fan", fake_landmarks)
+
+
+@pytest.fixture
+def model_file(save_network: SaveNetwork) -> Path:
+    """An expression network that finds happiness in every crop."""
+    return save_network("nkf", np.array(LOGITS, np.float32))
+
+
+@pytest.fixture
+def fake_package(tmp_path: Path, save_network: SaveNetwork, fake_landmarks: NDArray[np.float32], monkeypatch) -> Path:
+    """Put the fake networks in the place of the packaged ones, under the default names."""
+    save_network("fan", fake_landmarks, name=DEFAULT_FAN)
+    save_network("nkf", np.array(LOGITS, np.float32), name=DEFAULT_MODEL)
+    monkeypatch.setattr(weights, "WEIGHTS_FOLDER", tmp_path)
+    return tmp_path
+
+
+def _constant_network(kind: str, constants: NDArray[np.float32]) -> onnx.ModelProto:
+    """Build (B, ...) inputs -> `constants` B times; for ``nkf`` their softmax. The inputs count with weight zero."""
+    crops = helper.make_tensor_value_info("crops", TensorProto.FLOAT, ["batch", 3, CROP_SIZE, CROP_SIZE])
+    inputs, output = [crops], "landmarks_px"
+    if kind == "nkf":
+        inputs.append(helper.make_tensor_value_info("landmarks_px", TensorProto.FLOAT, ["batch", 68, 2]))
+        output = "probabilities"
+    nodes, sums = [], []
+    for value in inputs:
+        flat, total = f"{value.name}_flat", f"{value.name}_sum"
+        nodes.append(helper.make_node("Flatten", [value.name], [flat]))
+        nodes.append(helper.make_node("ReduceSum", [flat, "axes"], [total]))  # (B, 1)
+        sums.append(total)
+    nodes.append(helper.make_node("Sum", sums, ["sum"]))
+    nodes.append(helper.make_node("Mul", ["sum", "zero"], ["nothing"]))
+    nodes.append(helper.make_node("Add", ["nothing", "constants"], ["values"]))  # (B, N)
+    last = ("Softmax", ["values"]) if kind == "nkf" else ("Reshape", ["values", "shape"])
+    nodes.append(helper.make_node(*last, [output]))
+    shape = ["batch", *constants.shape]
+    weights = {
+        "axes": np.array([1]),
+        "zero": np.zeros((), np.float32),
+        "constants": constants.reshape(1, -1),
+        "shape": np.array([-1, *constants.shape]),
+    }
+    graph = helper.make_graph(
+        nodes,
+        kind,
+        inputs,
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.fixture(scope="session")
+def mini_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pack of 48 drawn 48x48 faces with landmarks: 32 train, 16 valid; two valid ones are copies of train ones."""
+    path = tmp_path_factory.mktemp("packs") / "mini"
+    generator = np.random.default_rng(0)
+    with PackWriter(path, {"dataset": "mini", "source": "drawn", "licence": "none"}) as pack:
+        first: list[Sample] = []
+        for number in range(48):
+            sample = _drawn_face(number, "train" if number < 32 else "valid", generator)
+            if number in (32, 33):
+                sample = replace(sample, image_bytes=first[number - 32].image_bytes)
+            first.append(sample)
+            pack.add(sample)
+    return path
+
+
+def _drawn_face(number: int, split: str, generator: np.random.Generator) -> Sample:
+    """A face of dots and a mouth that bends up (happiness) or down (sadness); every eighth has no landmarks."""
+    label = ("happiness", "sadness")[number % 2]
+    shape = (MEAN_SHAPE - 0.5) * generator.uniform(0.8, 0.95) + 0.5 + generator.uniform(-0.03, 0.03, 2)
+    landmarks_px = (shape * 48).astype(np.float32)
+    image = Image.new("L", (48, 48), int(generator.integers(120, 200)))
+    draw = ImageDraw.Draw(image)
+    for x, y in landmarks_px:
+        draw.point((float(x), float(y)), 40)
+    x, y = landmarks_px[48:60].mean(axis=0)
+    draw.arc((x - 8, y - 6, x + 8, y + 6), *((20, 160) if label == "happiness" else (200, 340)), fill=0, width=2)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    votes = np.zeros(len(VOTE_COLUMNS), np.uint8)
+    votes[[VOTE_COLUMNS.index(label), 0]] = 8, 2
+    known = number % 8 != 7
+    return Sample(
+        name=f"face{number:02}.png",
+        split=split,
+        image_bytes=stream.getvalue(),
+        votes=votes,
+        landmarks_px=landmarks_px if known else None,
+        landmarks_source="teacher" if known else "none",
+    )

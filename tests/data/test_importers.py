@@ -1,0 +1,380 @@
+"""Importing FER+ in all its layouts, and folders of faces; on small made-up data."""
+
+import csv
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+
+from nkf.data.check import KNOWN_COUNTS
+from nkf.data.importers import import_faces, import_ferplus
+from nkf.data.labels import EXPRESSIONS, FERPLUS_COLUMNS, VOTE_COLUMNS
+from nkf.data.pack import Pack
+from nkf.errors import NkfError
+
+USAGES = {"train": "Training", "valid": "PublicTest", "test": "PrivateTest"}
+FOLDERS = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Test"}
+
+# split, name, number of the picture (the same number is the same picture), votes
+Row = tuple[str, str, int, dict[str, int]]
+ROWS: tuple[Row, ...] = (
+    ("train", "fer0000000.png", 0, {"happiness": 10}),
+    ("train", "fer0000007.png", 1, {"fear": 8, "neutral": 2}),
+    ("train", "fer0000008.png", 2, {"neutral": 5, "sadness": 5}),
+    ("train", "fer0000010.png", 3, {"anger": 9, "unknown": 1}),
+    ("train", "fer0000011.png", 6, {"disgust": 10}),
+    ("valid", "fer0028638.png", 3, {"surprise": 10}),
+    ("valid", "fer0028640.png", 4, {"unknown": 6, "contempt": 4}),
+    ("test", "fer0032220.png", 5, {"contempt": 10}),
+)
+
+
+def picture(number: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(number).integers(0, 256, (48, 48), np.uint8)
+
+
+def png(number: int, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture(number)).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def file_votes(votes: dict[str, int]) -> list[int]:
+    return [votes.get(name, 0) for name in FERPLUS_COLUMNS]
+
+
+def table(rows: Iterable[Iterable[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def folder_files(rows: Iterable[Row] = ROWS) -> dict[str, bytes]:
+    """The folder layout: path -> bytes."""
+    files: dict[str, bytes] = {}
+    for split, name, number, votes in rows:
+        label = f"{FOLDERS[split]}/label.csv"
+        files[label] = files.get(label, b"") + table([[name, "(0, 0, 48, 48)", *file_votes(votes)]])
+        files[f"{FOLDERS[split]}/{name}"] = png(number)
+    return files
+
+
+def csv_files(rows: Iterable[Row] = ROWS) -> dict[str, bytes]:
+    """The two tables; a row without a name is a picture that the annotators refused."""
+    rows = list(rows)
+    pixels = [[0, " ".join(map(str, picture(number).ravel())), USAGES[split]] for split, _, number, _ in rows]
+    votes = [[USAGES[split], name, *file_votes(votes)] for split, name, _, votes in rows]
+    header = ["Usage", "Image name", *FERPLUS_COLUMNS[:-1], "NF"]
+    return {
+        "fer2013.csv": table([["emotion", "pixels", "Usage"], *pixels]),
+        "fer2013new.csv": table([header, *votes]),
+    }
+
+
+def save_folder(path: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+def save_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def below(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"data/ferplus/{name}": data for name, data in files.items()}
+
+
+Save = Callable[[Path, dict[str, bytes]], Path]
+
+
+@pytest.mark.parametrize("save", [save_folder, save_zip])
+@pytest.mark.parametrize("depth", [dict, below], ids=["at the top", "deeper"])
+@pytest.mark.parametrize(("files", "label_file"), [(folder_files, "label_csv"), (csv_files, "fer2013new")])
+def test_every_layout(
+    tmp_path: Path, files: Callable[[], dict[str, bytes]], label_file: str, depth: Callable[..., Any], save: Save
+) -> None:
+    source = save(tmp_path / "source", depth(files()))
+    report = import_ferplus(source, tmp_path / "pack")
+    pack = Pack(tmp_path / "pack")
+    assert pack.names.tolist() == [name for _, name, _, _ in ROWS]
+    assert [pack.rows(split).size for split in FOLDERS] == [5, 2, 1]
+    expected_votes = [[votes.get(name, 0) for name in VOTE_COLUMNS] for *_, votes in ROWS]
+    np.testing.assert_array_equal(pack.column("votes"), expected_votes)
+    for row, (_, _, number, _) in enumerate(ROWS):
+        np.testing.assert_array_equal(pack.image(row)[..., 0], picture(number))
+    assert pack.manifest["label_file"] == label_file
+    assert pack.manifest["source"] == "source"
+    assert pack.manifest["counts"] == report.counts
+    assert "research weights" in pack.manifest["licence"]
+    assert (pack.column("box_xyxy") == [0, 0, 48, 48]).all() == (label_file == "label_csv")
+
+
+def test_report(tmp_path: Path) -> None:
+    report = import_ferplus(save_folder(tmp_path / "source", folder_files()), tmp_path / "pack")
+    assert report.images == {"train": 5, "valid": 2, "test": 1}
+    kept = {split: {name for name, count in row.items() if count == 1} for split, row in report.counts.items()}
+    assert kept == {"train": {"happiness", "fear", "anger", "disgust"}, "valid": {"surprise"}, "test": {"contempt"}}
+    assert report.totals["majority"] == {"train": 4, "valid": 1, "test": 1}
+    assert report.totals["argmax10"] == {"train": 5, "valid": 1, "test": 1}
+    assert report.totals["argmax8"] == {"train": 5, "valid": 2, "test": 1}
+    assert report.leaks_found == {"valid in train": 1, "test in train": 0, "test in valid": 0}
+    assert (report.landmarks_found, report.landmarks_missing, report.images_skipped) == (0, 8, 0)
+    first = report.warnings[0]  # of 7,284 happy faces we have one
+    assert first.startswith("counts differ from the known FER+ (label_csv, majority, train): total 4 not 25045, ")
+    assert "happiness 1 not 7284" in first
+
+
+@pytest.mark.parametrize("split", FOLDERS)
+def test_one_folder_alone(tmp_path: Path, split: str) -> None:
+    rows = [row for row in ROWS if row[0] == split]
+    report = import_ferplus(save_folder(tmp_path / "source", folder_files(rows)), tmp_path / "pack")
+    assert report.images == {split: len(rows)}
+    assert all(f", {split}): " in warning for warning in report.warnings)
+
+
+def test_tables_are_joined_by_row_and_not_by_name(tmp_path: Path) -> None:
+    rows = [
+        ("train", "fer0000000.png", 0, {"fear": 10}),
+        ("train", "", 1, {"not_a_face": 10}),  # from here on, names lag behind rows
+        ("train", "fer0000001.png", 2, {"anger": 10}),
+        ("valid", "fer0028638.png", 28638, {"sadness": 10}),
+    ]
+    report = import_ferplus(save_folder(tmp_path / "source", csv_files(rows)), tmp_path / "pack")
+    pack = Pack(tmp_path / "pack")
+    assert pack.names.tolist() == ["fer0000000.png", "fer0000001.png", "fer0028638.png"]
+    np.testing.assert_array_equal(pack.image(1)[..., 0], picture(2))
+    assert [EXPRESSIONS[label] for label in pack.labels()] == ["fear", "anger", "sadness"]
+    assert report.images_skipped == 0
+
+
+DOUBLE_ROWS = (
+    ("test", "fer0033120.png", 0, {"neutral": 10}),
+    ("test", "fer0032220.png", 1, {"anger": 10}),
+    ("test", "fer0033120.png", 2, {"not_a_face": 10}),
+)
+
+
+def test_doubled_names_in_tables_are_two_images(tmp_path: Path) -> None:
+    report = import_ferplus(save_folder(tmp_path / "source", csv_files(DOUBLE_ROWS)), tmp_path / "pack")
+    assert Pack(tmp_path / "pack").names.tolist() == ["fer0033120-2.png", "fer0032220.png", "fer0033120.png"]
+    assert report.warnings[0] == "1 names occur twice; the earlier image is renamed to NAME-2 (fer0033120.png)"
+
+
+def test_doubled_names_in_folders_are_one_image(tmp_path: Path) -> None:
+    report = import_ferplus(save_folder(tmp_path / "source", folder_files(DOUBLE_ROWS)), tmp_path / "pack")
+    pack = Pack(tmp_path / "pack")
+    assert pack.names.tolist() == ["fer0032220.png", "fer0033120.png"]
+    assert pack.column("votes")[1].tolist() == [0] * 9 + [10]  # the last row counts
+    assert report.warnings[0] == (
+        "1 names are listed twice, the last row counts: fer0033120.png; their votes differ: fer0033120.png"
+    )
+    # The known counts are of rows, so both rows are compared with them.
+    assert "(label_csv, majority, test): total 2 not 3137, neutral 1 not 1083" in report.warnings[1]
+
+
+def test_votes_of_fer2013new_for_the_folders(tmp_path: Path) -> None:
+    other = [(split, name, number, {"neutral": 10}) for split, name, number, _ in ROWS[:4]]
+    votes = tmp_path / "fer2013new.csv"
+    votes.write_bytes(csv_files([*other, ("test", "", 9, {}), ("train", "fer0000099.png", 9, {})])["fer2013new.csv"])
+    source = save_folder(tmp_path / "source", folder_files())
+    report = import_ferplus(source, tmp_path / "pack", fer2013new=votes)
+    pack = Pack(tmp_path / "pack")
+    assert pack.manifest["label_file"] == "fer2013new"
+    assert pack.names.tolist() == [name for _, name, _, _ in other]
+    assert set(pack.labels()) == {EXPRESSIONS.index("neutral")}
+    left_out = "fer0032220.png, FER2013Train/fer0000011.png, FER2013Valid/fer0028638.png, FER2013Valid/fer0028640.png"
+    assert report.warnings[0] == f"{source}: 4 images left out, not in {votes} (FER2013Test/{left_out})"
+    assert report.warnings[1].startswith(f"skipped {source}/FER2013Train/fer0000099.png: No such file")
+
+
+@pytest.mark.parametrize("save", [save_folder, save_zip])
+def test_unreadable_images_are_skipped_and_reported(tmp_path: Path, save: Save) -> None:
+    files = folder_files()
+    files["FER2013Train/fer0000007.png"] = files["FER2013Train/fer0000007.png"][:600]
+    del files["FER2013Valid/fer0028640.png"]
+    report = import_ferplus(save(tmp_path / "source", files), tmp_path / "pack")
+    assert report.images == {"train": 4, "valid": 1, "test": 1}
+    assert report.images_skipped == 2
+    skipped = [warning for warning in report.warnings if warning.startswith("skipped ")]
+    assert "fer0000007.png: broken image (" in skipped[0]
+    assert "fer0028640.png: " in skipped[1]
+    assert "o such file" in skipped[1]
+    assert report.counts["train"]["fear"] == 0
+
+
+def test_leaks_are_found_by_their_pixels_and_dropped_from_train(tmp_path: Path) -> None:
+    files = folder_files()
+    files["FER2013Valid/fer0028638.png"] = png(3, compress_level=0)  # other bytes, the same pixels as in train
+    source = save_folder(tmp_path / "source", files)
+    listed = tmp_path / "list.txt"
+    listed.write_text(hashlib.md5(picture(1).tobytes()).hexdigest() + "\n" + "0" * 32 + "\n")
+    found = {"valid in train": 1, "test in train": 0, "test in valid": 0, "listed in train": 1}
+
+    report = import_ferplus(source, tmp_path / "all", leak_md5=listed)
+    assert (report.leaks_found, report.leaks_dropped, report.images["train"]) == (found, 0, 5)
+    dropped = import_ferplus(source, tmp_path / "fewer", leak_md5=listed, drop_leaks=True)
+    assert (dropped.leaks_found, dropped.leaks_dropped) == (found, 2)
+    assert dropped.images == {"train": 3, "valid": 2, "test": 1}
+    assert dropped.warnings == report.warnings  # known counts are of everything
+    pack = Pack(tmp_path / "fewer")
+    assert pack.names[pack.rows("train")].tolist() == ["fer0000000.png", "fer0000008.png", "fer0000011.png"]
+    assert pack.manifest["leaks_dropped"] == 2
+    assert pack.manifest["counts"]["train"]["fear"] == 0
+
+
+def test_teacher_landmarks(tmp_path: Path) -> None:
+    landmarks = np.random.default_rng(0).uniform(0, 48, (3, 68, 2)).astype(np.float16)
+    np.savez(
+        tmp_path / "teacher.npz",
+        name=np.array(["fer0000000.png", "fer0000007.png", "fer0000000.png"]),
+        split=np.array(["FER2013Train", "FER2013Train", "FER2013Valid"]),
+        found=np.array([True, False, True]),
+        landmarks68=landmarks,
+        mesh_pca=np.ones((3, 64), np.float16),
+    )
+    source = save_folder(tmp_path / "source", folder_files())
+    report = import_ferplus(source, tmp_path / "pack", landmarks=tmp_path / "teacher.npz")
+    pack = Pack(tmp_path / "pack")
+    np.testing.assert_array_equal(pack.landmarks_px[0], landmarks[0])
+    assert np.isnan(pack.landmarks_px[1:]).all()
+    assert pack.column("landmarks_source").tolist() == [2] + [0] * 7
+    assert (report.landmarks_found, report.landmarks_missing) == (1, 7)
+    mesh = pack.column("meta_mesh_pca")
+    assert mesh.dtype == np.float16
+    assert np.isnan(mesh).all(axis=1).tolist() == [False, False] + [True] * 6
+
+
+def test_landmarks_of_another_dataset_are_refused(tmp_path: Path) -> None:
+    nothing = {"found": np.array([True]), "landmarks68": np.zeros((1, 68, 2))}
+    np.savez(tmp_path / "teacher.npz", name=np.array(["me.png"]), **nothing)
+    source = save_folder(tmp_path / "source", folder_files())
+    with pytest.raises(NkfError, match=r"teacher\.npz: names none of these images; expected the landmarks of this"):
+        import_ferplus(source, tmp_path / "pack", landmarks=tmp_path / "teacher.npz")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["source", "teacher.npz"]
+
+
+def test_found_landmarks(tmp_path: Path) -> None:
+    seen = []
+
+    def find(image_rgb: NDArray[np.uint8], box_xyxy: NDArray[np.floating]) -> NDArray[np.float32] | None:
+        seen.append((image_rgb.shape, box_xyxy.tolist()))
+        return None if len(seen) == 1 else np.full((68, 2), len(seen), np.float32)
+
+    files = folder_files(ROWS[:3])
+    files["FER2013Train/label.csv"] = files["FER2013Train/label.csv"].replace(b"(0, 0, 48, 48)", b"(1, 2, 40, 48)", 1)
+    report = import_ferplus(save_folder(tmp_path / "source", files), tmp_path / "pack", landmarks=find)
+    pack = Pack(tmp_path / "pack")
+    assert seen == [((48, 48, 3), [1, 2, 40, 48]), *[((48, 48, 3), [0, 0, 48, 48])] * 2]
+    assert pack.column("landmarks_source").tolist() == [0, 3, 3]
+    assert (pack.landmarks_px[2] == 3).all()
+    assert (report.landmarks_found, report.landmarks_missing) == (2, 1)
+
+
+BROKEN: dict[str, tuple[Callable[[dict[str, bytes]], Any], str]] = {
+    "label file": (lambda files: files.pop("FER2013Valid/label.csv"), r"Valid/label\.csv: missing; FER\+ has a label"),
+    "every image": (
+        lambda files: files.update(dict.fromkeys((name for name in files if name.endswith("png")), b"")),
+        r"pack: the source holds no image to pack$",
+    ),
+}
+
+
+@pytest.mark.parametrize("save", [save_folder, save_zip])
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_source_leaves_nothing(tmp_path: Path, case: str, save: Save) -> None:
+    damage, message = BROKEN[case]
+    files = folder_files()
+    damage(files)
+    source = save(tmp_path / "source", files)
+    with pytest.raises(NkfError, match=message) as caught:
+        import_ferplus(source, tmp_path / "pack")
+    assert "\n" not in str(caught.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("option", ["fer2013new", "landmarks", "leak_md5"])
+def test_missing_option_file(tmp_path: Path, option: str) -> None:
+    source = save_folder(tmp_path / "source", folder_files())
+    with pytest.raises(NkfError, match=r"nowhere: No such file or directory$"):
+        import_ferplus(source, tmp_path / "pack", **{option: tmp_path / "nowhere"})  # type: ignore[arg-type]
+    assert not (tmp_path / "pack").exists()
+
+
+def test_existing_pack_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "pack").mkdir()
+    with pytest.raises(NkfError, match=r"pack: exists already; name a new folder"):
+        import_ferplus(tmp_path / "nowhere", tmp_path / "pack")
+
+
+FACES = {"a/1.png": png(1), "a/b/1.png": png(2), "a/b/2.JPG": png(3)}
+
+
+@pytest.mark.parametrize("save", [save_folder, save_zip])
+def test_faces(tmp_path: Path, save: Save) -> None:
+    files = FACES | {"a/b/broken.png": b"no image", "a/readme.txt": b"hello"}
+    np.savez(
+        tmp_path / "teacher.npz",
+        name=np.array(["b/1.png", "2.JPG"]),
+        found=np.array([True, True]),
+        landmarks68=np.ones((2, 68, 2), np.float16),
+        gender=np.array(["Female", "Male"]),
+    )
+    source = save(tmp_path / "source", files)
+    report = import_faces(source, tmp_path / "pack", landmarks=tmp_path / "teacher.npz")
+    pack = Pack(tmp_path / "pack")
+    assert pack.names.tolist() == ["1.png", "b/1.png", "b/2.JPG"]
+    assert pack.rows("train").size == 3
+    assert pack.labels().tolist() == [-1] * 3
+    assert pack.column("meta_gender").tolist() == ["", "Female", ""]
+    assert (report.landmarks_found, report.landmarks_missing, report.images_skipped) == (1, 2, 1)
+    assert report.counts == {}
+    left_out, skipped = report.warnings
+    assert left_out == f"{source}: 1 files left out, no images by their names (a/readme.txt)"
+    assert skipped.startswith("skipped b/broken.png: not an image")
+
+
+def test_faces_find_landmarks_in_the_whole_image(tmp_path: Path) -> None:
+    boxes = []
+    source = save_folder(tmp_path / "source", FACES)
+    import_faces(source, tmp_path / "pack", landmarks=lambda _, box_xyxy: boxes.append(box_xyxy.tolist()))
+    assert boxes == [[0, 0, 48, 48]] * 3
+
+
+def test_faces_without_images(tmp_path: Path) -> None:
+    with pytest.raises(NkfError, match=r"source: no image files; expected some of \.bmp, "):
+        import_faces(save_folder(tmp_path / "source", {"a.txt": b""}), tmp_path / "pack")
+
+
+def test_progress_of_rich_fits(tmp_path: Path) -> None:
+    source = save_folder(tmp_path / "source", folder_files())
+    report = import_ferplus(source, tmp_path / "pack", progress=partial(track, disable=True))
+    assert sum(report.images.values()) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("NKF_FERPLUS" not in os.environ, reason="NKF_FERPLUS names no folder or zip with the real FER+")
+def test_counts_of_the_real_data(tmp_path: Path) -> None:
+    report = import_ferplus(Path(os.environ["NKF_FERPLUS"]), tmp_path / "pack")
+    assert report.warnings == ()
+    known = KNOWN_COUNTS[Pack(tmp_path / "pack").manifest["label_file"]]
+    for rule, splits in known.items():
+        assert report.totals[rule] == {split: splits[split].total for split in report.images}
+    for split, row in report.counts.items():
+        assert tuple(row[name] for name in FERPLUS_COLUMNS[:8]) == known["majority"][split].by_class
+    if {"train", "valid"} <= set(report.images):
+        assert report.leaks_found["valid in train"] == 279

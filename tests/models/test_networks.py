@@ -1,0 +1,195 @@
+"""One set of checks over all networks: shapes, finite values, gradients, saving and loading, the ONNX twin."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nkf.config import NetworkConfig
+from nkf.errors import NkfError
+from nkf.export import PARITY_LIMIT, export
+from nkf.models import count_parameters, create_model, load_model, save_model
+from nkf.models.backbone import create_backbone
+from nkf.models.fan import FAN, soft_argmax
+from nkf.models.nkf import NKF
+from nkf.weights import WeightsInfo, find_weights
+
+CLASSES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
+
+
+def architecture(**fields: Any) -> dict[str, Any]:
+    return NetworkConfig(backbone="tiny", keypoint_channels=32).model_copy(update=fields).model_dump(mode="json")
+
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fan": ("fan", {"backbone": "mobile_narrow"}),
+    "global_only": ("nkf", architecture(strides=())),
+    "channel": ("nkf", architecture(attention="channel")),
+    "spatial": ("nkf", architecture(attention="spatial", strides=(4, 16))),
+    "without_attention": ("nkf", architecture(attention="none", strides=(4, 8))),
+    "nose_tip": ("nkf", architecture(representative="nose_tip")),
+    "mean": ("nkf", architecture(representative="mean")),
+    "learned_query": ("nkf", architecture(representative="learned", attention="spatial")),
+    "fan_maps": ("nkf", architecture(fan_maps=True)),
+}
+
+
+def info_of(kind: Any, fields: dict[str, Any], network: nn.Module, size: int = 64) -> WeightsInfo:
+    return WeightsInfo(
+        name="net",
+        kind=kind,
+        architecture=fields,
+        classes=CLASSES if kind == "nkf" else (),
+        input_size=size,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        parameters=count_parameters(network),
+        nkf_version="0",
+    )
+
+
+def inputs_of(kind: str, count: int = 3, size: int = 64) -> tuple[torch.Tensor, ...]:
+    crops, landmarks_px = torch.rand(count, 3, size, size), torch.rand(count, 68, 2) * size
+    return (crops,) if kind == "fan" else (crops, landmarks_px)
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any], nn.Module]:
+    torch.manual_seed(0)
+    kind, fields = VARIANTS[request.param]
+    network = create_model(kind, fields, len(CLASSES))
+    for module in network.modules():  # statistics that are not the neutral ones, so that a lost buffer shows
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+    return kind, fields, network
+
+
+def test_forward_and_backward(variant: tuple[str, dict[str, Any], nn.Module]) -> None:
+    kind, _, network = variant
+    network.train()
+    output = network(*inputs_of(kind))
+    assert output.shape == ((3, 68, 2) if kind == "fan" else (3, len(CLASSES)))
+    output.square().sum().backward()
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"{name} gets no gradient"
+            assert torch.isfinite(parameter.grad).all()
+        else:
+            assert name.startswith("fan."), f"only the face alignment network is frozen, not {name}"
+
+
+def test_saved_network_loads_to_the_same_function(
+    variant: tuple[str, dict[str, Any], nn.Module], tmp_path: Path
+) -> None:
+    kind, fields, network = variant
+    network.eval()
+    save_model(network, tmp_path / "net.safetensors", info_of(kind, fields, network))
+    loaded = load_model(*find_weights(str(tmp_path / "net.safetensors")))
+    inputs = inputs_of(kind)
+    with torch.no_grad():
+        assert torch.equal(loaded(*inputs), network(*inputs))
+
+
+@pytest.mark.parametrize("name", ["fan", "channel", "spatial", "fan_maps"])
+def test_exported_network_agrees_with_torch(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    kind, fields = VARIANTS[name]
+    network = create_model(kind, fields, len(CLASSES)).eval()
+    save_model(network, tmp_path / "net.safetensors", info_of(kind, fields, network))
+    info = export(str(tmp_path / "net.safetensors"), tmp_path / "out", name="twin")  # raises when they disagree
+    assert PARITY_LIMIT["nkf"] == 1e-4
+    assert set(info.sha256) == {"twin.onnx", "twin.safetensors"}
+    assert find_weights(str(tmp_path / "out" / "twin.onnx"))[1] == info
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "size"),
+    [
+        ("tiny", 0, 300_000, 64),
+        ("mobile", 1_600_000, 2_200_000, 112),
+        ("mobile_narrow", 800_000, 1_000_000, 112),
+        ("base", 11_000_000, 14_000_000, 112),
+        ("large", 30_000_000, 32_000_000, 64),
+    ],
+)
+def test_backbone_sizes_and_maps(name: str, low: int, high: int, size: int) -> None:
+    backbone = create_backbone(name).eval()
+    assert low < count_parameters(backbone) < high
+    with torch.no_grad():
+        maps = backbone(torch.rand(1, 3, size, size))
+    assert {stride: tuple(m.shape[1:]) for stride, m in maps.items()} == {
+        stride: (backbone.channels[stride], size // stride, size // stride) for stride in (4, 8, 16)
+    }
+
+
+def test_unknown_backbone_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown backbone 'vgg'; known: tiny, mobile"):
+        create_backbone("vgg")
+
+
+def test_face_alignment_network_keeps_its_budget() -> None:
+    assert count_parameters(FAN(create_backbone("mobile_narrow"))) <= 1_500_000
+
+
+def test_soft_argmax_finds_the_centre_of_a_peaked_cell() -> None:
+    heatmaps = torch.full((1, 2, 28, 28), -1e4)
+    heatmaps[0, 0, 3, 10] = 1e4
+    heatmaps[0, 1, 27, 0] = 1e4
+    expected = torch.tensor([[[10.5 * 4, 3.5 * 4], [0.5 * 4, 27.5 * 4]]])
+    torch.testing.assert_close(soft_argmax(heatmaps, 112), expected)
+
+
+def test_landmarks_are_perturbed_in_training_only() -> None:
+    torch.manual_seed(0)
+    network = NKF(create_backbone("tiny"), num_classes=8, sigma=0.5, dropout=0.0)
+    crops, landmarks_px = inputs_of("nkf")
+    network.eval()
+    with torch.no_grad():
+        assert torch.equal(network(crops, landmarks_px), network(crops, landmarks_px))
+        network.head.train()  # batch statistics alone are the same on the same batch
+        assert not network.training
+        network.training = True
+        assert not torch.equal(network(crops, landmarks_px), network(crops, landmarks_px))
+
+
+def test_frozen_alignment_network_stays_in_evaluation_mode() -> None:
+    network = NKF(create_backbone("tiny"), num_classes=8, fan=FAN(create_backbone("tiny")))
+    network.train()
+    assert network.training
+    assert not network.fan.training
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    network = create_model("nkf", architecture(), len(CLASSES))
+    info = info_of("nkf", architecture(keypoint_channels=64), network)
+    save_model(network, tmp_path / "net.safetensors", info)
+    with pytest.raises(NkfError, match="does not fit its sidecar"):
+        load_model(*find_weights(str(tmp_path / "net.safetensors")))
+
+
+def test_replaced_weights_are_noticed(tmp_path: Path) -> None:
+    network = create_model("nkf", architecture(), len(CLASSES))
+    save_model(network, tmp_path / "net.safetensors", info_of("nkf", architecture(), network))
+    content = bytearray((tmp_path / "net.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "net.safetensors").write_bytes(content)
+    with pytest.raises(NkfError, match="SHA-256 is not the one in its sidecar"):
+        find_weights(str(tmp_path / "net.safetensors"))
+
+
+def test_mean_and_std_are_part_of_the_network() -> None:
+    backbone = create_backbone("mobile_narrow").eval()
+    crops = torch.rand(1, 3, 32, 32)
+    expected = (crops - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(
+        3, 1, 1
+    )
+    torch.testing.assert_close(backbone.normalize(crops), expected)
+
+
+def test_sidecar_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    info = info_of("nkf", architecture(), create_model("nkf", architecture(), 8))
+    info.write(tmp_path / "net.json")
+    assert WeightsInfo.model_validate_json((tmp_path / "net.json").read_bytes()) == info

@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from nkf.config import TrainConfig, load_config, save_config
+from nkf.errors import NkfError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_shipped_configurations_are_valid_and_survive_a_round_trip(file: Path, tmp_path: Path) -> None:
+    config = load_config(file)
+    save_config(config, tmp_path / "again.yaml")
+    assert load_config(tmp_path / "again.yaml") == config
+    assert config.name == file.stem
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\ntask: expression\ndata: [x]\nlearning_rat: 1", r"learning_rat: Extra inputs are not permitted"),
+        (
+            "name: a\ntask: expression\ndata: [x]\nnetwork: {backbone: vgg}",
+            r"network\.backbone: Input should be",
+        ),
+        ("name: a\ntask: expression\ndata: [x, y]", r"trained on one pack, got 2"),
+        ("name: a\ntask: expression\ndata: []", r"data: Tuple should have at least 1 item"),
+        ("name: a/b\ntask: expression\ndata: [x]", r"name: String should match pattern"),
+        ("name: a\ntask: expression\ndata: [x]\nepochs: 0", r"epochs: Input should be greater than 0, got 0"),
+        ("name: [", r"not valid YAML"),
+        ("just text", r"Input should be a valid dictionary"),
+    ],
+)
+def test_mistakes_are_named(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(NkfError, match=message) as caught:
+        load_config(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NkfError, match=r"none\.yaml: No such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_configuration_is_frozen() -> None:
+    config = TrainConfig(name="a", task="expression", data=(Path("x"),))
+    with pytest.raises(ValueError, match="frozen"):
+        config.epochs = 3  # type: ignore[misc]

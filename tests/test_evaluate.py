@@ -1,0 +1,72 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nkf.data.pack import Pack
+from nkf.errors import NkfError
+from nkf.evaluate import evaluate
+from nkf.metrics import wilson_interval
+
+
+def test_evaluation_files_follow_the_contract(mini_pack: Path, model_file: Path, tmp_path: Path) -> None:
+    """The fake model always answers happiness, which is right for every second of the 16 valid faces."""
+    result = evaluate(mini_pack, "valid", tmp_path / "out", model=str(model_file), landmarks="pack", device="cpu")
+    saved = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert saved["schema"] == 1
+    assert saved["n"] == result.n == 16
+    assert saved["accuracy"] == 0.5
+    assert saved["accuracy_ci95"] == pytest.approx(wilson_interval(8, 16))
+    assert saved["mean_class_accuracy"] == 0.5
+    assert saved["recall_by_class"]["happiness"] == 1
+    assert saved["recall_by_class"]["fear"] is None
+    assert saved["confusion"][2][1] == 8  # sadness taken for happiness
+    assert saved["classes"][:3] == ["neutral", "happiness", "sadness"]
+    assert (saved["rule"], saved["split"], saved["model"]) == ("majority", "valid", "nkf")
+    assert saved["landmarks_missing"] == 2
+    # faces 32 and 33, one of each class, are copies of training images
+    assert (saved["n_leakfree"], saved["accuracy_leakfree"]) == (14, 0.5)
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    assert len(rows) == 16
+    assert [rows[0]["name"], rows[0]["label"]] == ["face32.png", "happiness"]
+    assert sum(float(rows[0][name]) for name in saved["classes"]) == pytest.approx(1, abs=1e-5)
+    assert Image.open(tmp_path / "out" / "confusion.png").width > 300
+    assert not list((tmp_path / "out").glob("*.partial"))
+
+
+def test_our_own_landmarks_are_the_default(
+    mini_pack: Path, model_file: Path, fan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nkf.runtime import load_fan
+
+    monkeypatch.setattr("nkf.evaluate.load_fan", lambda device: load_fan(str(fan_file), device))
+    result = evaluate(mini_pack, "valid", tmp_path, model=str(model_file), device="cpu")
+    assert (result.landmarks, result.landmarks_missing) == ("fan", 0)
+
+
+def test_labels_that_the_model_does_not_know_are_left_out(
+    mini_pack: Path, save_network: object, tmp_path: Path
+) -> None:
+    file = save_network("nkf", np.zeros(2, np.float32), classes=("anger", "sadness"))
+    result = evaluate(mini_pack, "valid", tmp_path, model=str(file), landmarks="pack", device="cpu")
+    assert (result.n, result.n_left_out) == (8, 8)
+    assert result.classes == ("anger", "sadness")
+
+
+def test_split_without_labels_is_one_line(mini_pack: Path, model_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(NkfError, match="no image of the test split has a label"):
+        evaluate(mini_pack, "test", tmp_path / "out", model=str(model_file), landmarks="pack", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pack_without_a_train_split_has_no_leakfree_figure(
+    mini_pack: Path, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Pack.rows
+    monkeypatch.setattr(Pack, "rows", lambda pack, split: rows(pack, split)[: 0 if split == "train" else None])
+    result = evaluate(mini_pack, "valid", tmp_path, model=str(model_file), landmarks="pack", device="cpu")
+    assert result.accuracy_leakfree is None
+    assert result.n_leakfree is None

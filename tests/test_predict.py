@@ -1,0 +1,164 @@
+"""Predictor: inputs in every form, result types, broken images and broken networks."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nkf.errors import ImageError, NkfError
+from nkf.faces import Face
+from nkf.predict import FacePrediction, Prediction, Predictor
+
+BOX = np.array([10.0, 20.0, 60.0, 90.0])
+
+
+@pytest.fixture
+def predictor(fan_file, model_file):
+    return Predictor(str(model_file), fan=str(fan_file))
+
+
+@pytest.fixture
+def fixed_predictor(fan_file, model_file):
+    """A predictor that finds two faces in every image, the smaller one first."""
+    faces = [Face([1, 1, 5, 5], 0.8), Face(BOX, 0.9)]
+    return Predictor(str(model_file), fan=str(fan_file), detector=lambda image_rgb: faces)
+
+
+def test_portrait(predictor, portrait_path, fake_landmarks):
+    prediction = predictor(portrait_path)
+    assert (prediction.status, prediction.width, prediction.height) == ("ok", 512, 512)
+    (face,) = prediction.faces
+    assert face.expression == "happiness"
+    assert face.confidence == max(face.probabilities.values())
+    assert tuple(face.probabilities) == predictor.classes
+    assert sum(face.probabilities.values()) == pytest.approx(1)
+    x0, y0, x1, y1 = face.box_xyxy
+    centre, side = np.array([x0 + x1, y0 + y1]) / 2, max(x1 - x0, y1 - y0) * 1.15
+    np.testing.assert_allclose(face.landmarks_px, centre + (fake_landmarks / 112 - 0.5) * side, atol=0.01)
+
+
+def test_json_form_is_plain_and_complete(predictor, portrait_path):
+    document = predictor(str(portrait_path)).to_dict()
+    assert json.loads(json.dumps(document)) == document
+    assert list(document) == ["path", "width", "height", "status", "faces"]
+    assert document["path"] == str(portrait_path)
+    (face,) = document["faces"]
+    assert set(face) == {"box_xyxy", "detection_score", "landmarks_px", "expression", "probabilities", "status"}
+    assert face["status"] == "ok"
+    assert np.shape(face["landmarks_px"]) == (68, 2)
+    assert all(round(value, 2) == value for value in face["box_xyxy"])
+
+
+def test_every_form_of_the_same_image_gives_the_same(predictor, portrait_path):
+    expected = predictor(portrait_path).to_dict()["faces"]
+    with Image.open(portrait_path) as image:
+        forms = [str(portrait_path), np.asarray(image), image]
+        assert [predictor(form).to_dict()["faces"] for form in forms] == [expected] * 3
+        assert predictor(image).path is None
+
+
+def test_exif_orientation_is_applied_to_files_and_pillow_images(predictor, portrait_path, tmp_path):
+    with Image.open(portrait_path) as image:
+        wide = image.crop((0, 0, 512, 400))
+        exif = image.getexif()
+        exif[0x0112] = 6  # to be turned by 90° clockwise for display
+        wide.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    upright = predictor(wide)
+    with Image.open(tmp_path / "turned.jpg") as turned:
+        assert turned.size == (400, 512)
+        for form in (tmp_path / "turned.jpg", turned):
+            prediction = predictor(form)
+            assert (prediction.width, prediction.height) == (512, 400)
+            np.testing.assert_allclose(prediction.faces[0].box_xyxy, upright.faces[0].box_xyxy, atol=3)
+
+
+def test_faces_come_largest_first(fixed_predictor):
+    prediction = fixed_predictor(np.zeros((100, 100, 3), np.uint8))
+    assert [face.detection_score for face in prediction.faces] == [0.9, 0.8]
+
+
+def test_no_face(predictor):
+    prediction = predictor(np.full((40, 60, 3), 200, np.uint8))
+    expected = {"path": None, "width": 60, "height": 40, "status": "no_face", "faces": []}
+    assert prediction.to_dict() == expected
+
+
+def test_predict_files_goes_on_after_a_bad_one(predictor, portrait_path, tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    paths = [tmp_path / "empty.jpg", portrait_path, str(tmp_path / "none.png")]
+    first, second, third = predictor.predict_files(paths)
+    assert first.to_dict() == {
+        "path": str(paths[0]),
+        "width": None,
+        "height": None,
+        "status": "error",
+        "message": f"{paths[0]}: empty file, expected an image",
+        "faces": [],
+    }
+    assert second.status == "ok"
+    assert (third.status, third.message) == ("error", f"{paths[2]}: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4), np.uint8), r"shape \(4, 4\) and type uint8; expected \(H, W, 3\) uint8 RGB"),
+        (np.zeros((4, 4, 3)), "type float64; expected"),
+        (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
+        (None, "type NoneType; expected a path, a Pillow image or an RGB array"),
+        ("none.jpg", "none.jpg: No such file"),
+    ],
+)
+def test_what_is_no_image_raises(fixed_predictor, image, message):
+    with pytest.raises(ImageError, match=message):
+        fixed_predictor(image)
+
+
+def test_a_truncated_pillow_image_raises(fixed_predictor, portrait_path, tmp_path):
+    (tmp_path / "half.jpg").write_bytes(portrait_path.read_bytes()[:40_000])
+    with Image.open(tmp_path / "half.jpg") as image, pytest.raises(ImageError, match="broken image"):
+        fixed_predictor(image)
+
+
+def test_landmarks_in_one_place_do_not_stop_it(save_network, model_file):
+    fan = save_network("fan", np.full((68, 2), 50, np.float32))
+    predictor = Predictor(str(model_file), fan=str(fan), detector="none")
+    assert predictor(np.zeros((50, 50, 3), np.uint8)).faces[0].expression == "happiness"
+
+
+@pytest.mark.parametrize("broken", ["fan", "nkf"])
+def test_a_network_that_gives_nan_is_an_error_of_the_model(save_network, fan_file, model_file, broken):
+    shape = (68, 2) if broken == "fan" else (8,)
+    file = save_network(broken, np.full(shape, np.nan, np.float32), name="broken")
+    files = {"fan": fan_file, "nkf": model_file, broken: file}
+    predictor = Predictor(str(files["nkf"]), fan=str(files["fan"]), detector="none")
+    with pytest.raises(NkfError, match="model 'broken' gives values that are not finite"):
+        predictor(np.zeros((50, 50, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"status": "ok"}, "status 'ok' with 0 faces"),
+        ({"status": "error"}, "status 'error' with message None"),
+        ({"status": "no_face", "message": "why"}, "status 'no_face' with message 'why'"),
+    ],
+)
+def test_prediction_is_checked_when_made(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Prediction("a.jpg", 1, 1, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"expression": "joy"}, "expression 'joy' is none of happiness"),
+        ({"landmarks_px": np.zeros((5, 2))}, r"landmarks_px has shape \(5, 2\)"),
+    ],
+)
+def test_face_prediction_is_checked_when_made(fields, message):
+    good = {"landmarks_px": np.zeros((68, 2)), "expression": "happiness", "probabilities": {"happiness": 1.0}}
+    with pytest.raises(ValueError, match=message):
+        FacePrediction(BOX, 0.9, **(good | fields))

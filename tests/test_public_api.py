@@ -1,0 +1,126 @@
+"""Public names, quick imports, and the one direction of imports inside the package."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nkf
+
+PACKAGE = Path(nkf.__file__).parent
+ROOT = PACKAGE.parent
+
+
+def test_public_names():
+    assert nkf.__all__ == [
+        "Face",
+        "FacePrediction",
+        "ImageError",
+        "NkfError",
+        "Prediction",
+        "Predictor",
+        "WeightsInfo",
+        "__version__",
+    ]
+    assert set(nkf.__all__) <= set(dir(nkf))
+    for name in nkf.__all__:
+        assert getattr(nkf, name) is not None
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="module 'nkf' has no attribute 'nonsense'"):
+        _ = nkf.nonsense
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import nkf", ["torch", "onnxruntime", "onnx", "numpy", "PIL", "tyro"]),
+        ("from nkf import Predictor, Prediction, Face", ["torch", "onnxruntime", "onnx", "tyro", "matplotlib"]),
+        ("import nkf.cli", ["torch", "onnxruntime", "onnx", "matplotlib", "rich"]),
+    ],
+)
+def test_importing_is_light(code, absent):
+    program = f"{code}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr == ""
+    assert set(done.stdout.split()).isdisjoint(absent)
+
+
+# A module may import modules that stand above it, or left of it in the same line. This is the list of the package's
+# modules too: a new one has to be put in its place here.
+LINES = (
+    "nkf  errors  files",
+    "geometry  metrics  images  config  data  data.labels",
+    "weights  preprocess  models.layers",
+    "models.backbone  models.pretrained  models.keypoints  models.fan  models.nkf  models",
+    "data.pack  data.check  data.teacher  data.ferplus  data.sources  data.importers  data.dataset  losses  optim",
+    "runtime  faces  predict",
+    "progress  report  output  evaluate  recipes  train  export",
+    "cli_predict  cli_data  cli  __main__",
+)
+ORDER = [name for line in LINES for name in line.split()]
+TRAINING = {"losses", "optim", "recipes", "train"}
+SERVING = ["runtime", "faces", "predict", "output", "cli_predict"]
+# Optional or slow packages, and the only modules that may import them.
+ONLY_IN = {
+    "matplotlib": {"report"},
+    "onnxruntime": {"runtime"},
+    "tyro": {"cli", "cli_data"},
+    "onnx": {"faces", "export"},
+    "onnxscript": {"export"},
+}
+
+
+def modules():
+    names = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        names[".".join(part for part in parts if part != "__init__") or "nkf"] = file
+    return names
+
+
+def imported(file):
+    """Absolute names of all modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imported_from_package(file):
+    """Names inside the package, as in `ORDER`; importing a submodule does not count as importing its parents."""
+    short = {name.removeprefix("nkf.") for name in imported(file) if name.split(".")[0] == "nkf"}
+    return {name for name in short & modules().keys() if not any(other.startswith(f"{name}.") for other in short)}
+
+
+def test_every_module_has_its_place():
+    assert set(modules()) <= set(ORDER)
+
+
+@pytest.mark.parametrize("name", sorted(modules().keys() - {"nkf"}))
+def test_imports_go_one_way(name):
+    above = ORDER[: ORDER.index(name)]
+    assert imported_from_package(modules()[name]) <= set(above)
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_what_serves_never_imports_what_trains(name):
+    reached, waiting = set(), {name}
+    while waiting:
+        reached |= waiting
+        waiting = set().union(*(imported_from_package(modules()[one]) for one in waiting)) - reached
+    assert not reached & TRAINING
+    assert not {one for one in reached if one.split(".")[0] == "data"}
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_some_packages_are_imported_in_one_place(package):
+    users = {name for name, file in modules().items() if package in {one.split(".")[0] for one in imported(file)}}
+    assert users <= ONLY_IN[package]
