@@ -21,7 +21,7 @@ from nkf import __version__
 from nkf.errors import NkfError
 from nkf.progress import track
 from nkf.runtime import Device
-from nkf.weights import DEFAULT_FAN, DEFAULT_MODEL
+from nkf.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from nkf.data.importers import FindLandmarks
@@ -31,6 +31,7 @@ CommandTable: TypeAlias = dict[str, Union[Command, "CommandTable"]]
 
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+OutFolder = Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
 Source = Annotated[Path, tyro.conf.arg(help_behavior_hint="")]
 Target = Annotated[Path, tyro.conf.arg(help_behavior_hint="")]
@@ -43,7 +44,6 @@ def predict(
     /,
     *,
     model: Name = DEFAULT_MODEL,
-    fan: Name = DEFAULT_FAN,
     detector: Name = "auto",
     device: Device = "auto",
     json: File = None,
@@ -63,7 +63,6 @@ def predict(
     Args:
         inputs: image files, and folders that are searched for images (with their subfolders)
         model: expression network: a packaged name (see "nkf models"), a run folder, or a weights file
-        fan: face alignment network, given in the same ways
         detector: auto, centerface, or none (each image is one face already)
         device: where the networks run; auto takes CUDA if it is available
         json: write a list with one object an image ("-": to standard output); missing folders are made
@@ -72,15 +71,13 @@ def predict(
     """
     from nkf.cli_predict import PredictOutputs, predict_all
 
-    return predict_all(
-        inputs, PredictOutputs(json, csv, annotate), model=model, fan=fan, detector=detector, device=device
-    )
+    return predict_all(inputs, PredictOutputs(json, csv, annotate), model=model, detector=detector, device=device)
 
 
 def models() -> None:
     """List the models in the package.
 
-    Every name in this table can be given as --model (kind nkf) or --fan (kind fan).
+    Those of kind nkf can be given as --model; those of kind fan find the landmarks.
     """
     from rich.console import Console
     from rich.table import Table
@@ -137,21 +134,24 @@ def import_ferplus(
     print_report(report)
 
 
-def import_faces(source: Source, out: Target, /, *, landmarks: File = None) -> None:
+def import_faces(source: Source, out: Target, /, *, landmarks: File = None, licence: str = "") -> None:
     """Import face pictures without labels into a pack.
 
     Example:
-      nkf data import faces faces.zip data/faces --landmarks teacher.npz
+      nkf data import faces fairface.zip data/fairface --landmarks teacher.npz --licence "CC BY 4.0"
 
     Args:
         source: folder, searched with its subfolders, or zip
         out: folder of the new pack
         landmarks: NPZ with name, found and landmarks68 of a teacher; without it our own network finds them
+        licence: terms of the images, for the manifest
     """
     from nkf.cli_data import print_report
     from nkf.data import importers
 
-    print_report(importers.import_faces(source, out, landmarks=landmarks or _own_landmarks(), progress=track))
+    points = landmarks or _own_landmarks()
+    terms = licence or importers.FACES_LICENCE
+    print_report(importers.import_faces(source, out, landmarks=points, licence=terms, progress=track))
 
 
 def train(
@@ -199,7 +199,7 @@ def evaluate(
     data: Source,
     /,
     *,
-    out: Folder,
+    out: OutFolder,
     split: Literal["train", "valid", "test"] = "valid",
     model: Name = DEFAULT_MODEL,
     rule: Literal["majority", "argmax8", "argmax10", "distribution"] = "majority",
@@ -224,7 +224,6 @@ def evaluate(
     """
     from nkf.evaluate import evaluate as measure
 
-    assert out is not None
     result = measure(data, split, out, model=model, rule=rule, landmarks=landmarks, device=device, progress=track)
     low, high = result.accuracy_ci95
     print(f"{result.model} on {result.data} {split} ({rule}): accuracy {result.accuracy:.2%}", end="")
@@ -234,7 +233,7 @@ def evaluate(
     print(f"written to {out}")
 
 
-def export(model: Name, /, *, out: Folder, name: str | None = None) -> None:
+def export(model: Name, /, *, out: OutFolder, name: str | None = None) -> None:
     """Write a network as ONNX and safetensors, with its sidecar, in float16.
 
     Fails if ONNX Runtime and torch disagree by more than 1e-4 in a probability.
@@ -249,7 +248,6 @@ def export(model: Name, /, *, out: Folder, name: str | None = None) -> None:
     """
     from nkf.export import export as write
 
-    assert out is not None
     info = write(model, out, name=name)
     print(*(out / file for file in info.sha256), out / f"{info.name}.json", sep="\n")
 

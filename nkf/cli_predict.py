@@ -39,14 +39,12 @@ class PredictOutputs:
         return _STANDARD_OUTPUT in (self.json, self.csv)
 
 
-def predict_all(
-    inputs: Sequence[Path], outputs: PredictOutputs, *, model: str, fan: str, detector: str, device: Device
-) -> int:
+def predict_all(inputs: Sequence[Path], outputs: PredictOutputs, *, model: str, detector: str, device: Device) -> int:
     """Predict all inputs and write the outputs; returns the exit code (see `nkf.cli.predict`)."""
     images = find_images(inputs)
     pictures = _annotated_files(images, outputs.annotate)
     _check_outputs(images, outputs, pictures)
-    predictor = Predictor(model, fan=fan, detector=detector, device=device)
+    predictor = Predictor(model, detector=detector, device=device)
     failed = False
     with ExitStack() as stack:
         writers: list[JsonWriter | CsvWriter] = []

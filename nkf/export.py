@@ -11,6 +11,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor, nn
 
 from nkf.errors import NkfError
@@ -93,9 +94,21 @@ def to_onnx(network: nn.Module, info: WeightsInfo) -> onnx.ModelProto:
         dynamic_shapes=tuple({0: batch} for _ in inputs),
         dynamo=True,
         verbose=False,
+        optimize=False,  # it would fold batch norms into weights, which are then no float16 values any more
     )
     assert program is not None
-    return program.model_proto
+    fold_constants(program.model)
+    remove_unused_nodes(program.model)
+    return without_traces(program.model_proto)
+
+
+def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove what the exporter notes for debugging: a third of the file, with paths of the machine it ran on."""
+    del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
+    for part in (*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    return model
 
 
 def halve_initializers(model: onnx.ModelProto) -> onnx.ModelProto:

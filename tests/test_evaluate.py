@@ -29,11 +29,12 @@ def test_evaluation_files_follow_the_contract(mini_pack: Path, model_file: Path,
     assert saved["landmarks_missing"] == 2
     # faces 32 and 33, one of each class, are copies of training images
     assert (saved["n_leakfree"], saved["accuracy_leakfree"]) == (14, 0.5)
-    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
     assert len(rows) == 16
     assert [rows[0]["name"], rows[0]["label"]] == ["face32.png", "happiness"]
     assert sum(float(rows[0][name]) for name in saved["classes"]) == pytest.approx(1, abs=1e-5)
-    assert Image.open(tmp_path / "out" / "confusion.png").width > 300
+    with Image.open(tmp_path / "out" / "confusion.png") as picture:
+        assert picture.width > 300
     assert not list((tmp_path / "out").glob("*.partial"))
 
 

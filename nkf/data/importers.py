@@ -86,6 +86,7 @@ def import_faces(
     out: Path,
     *,
     landmarks: Path | FindLandmarks | None = None,
+    licence: str = FACES_LICENCE,
     progress: Progress = no_progress,
 ) -> ImportReport:
     """Import face images without labels, all into train.
@@ -94,12 +95,13 @@ def import_faces(
         source: folder, searched to any depth, or zip. Images are named by their path below what they have in common.
         out: folder of the new pack.
         landmarks: ``.npz`` of a teacher's landmarks (see `TeacherLandmarks`), or a function that finds them.
+        licence: terms of the images, for the manifest and the sidecars of networks that are trained on them.
         progress: shows how far it is, for example `rich.progress.track`.
 
     Raises:
         NkfError: when the source or an option is unusable; nothing is written then.
     """
-    writer = PackWriter(out, {"dataset": "faces", "source": source.resolve().name, "licence": FACES_LICENCE})
+    writer = PackWriter(out, {"dataset": "faces", "source": source.resolve().name, "licence": licence})
     finder = _landmarks_from(landmarks)
     with open_source(source) as files:
         entries, warnings = _list_faces(files)

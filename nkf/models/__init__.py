@@ -73,6 +73,7 @@ def save_model(model: nn.Module, file: Path, info: WeightsInfo, *, half: bool = 
         state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     with replacing(file) as partial:
         save_file(state, partial)
+        partial.chmod(0o644)  # safetensors makes it readable by the owner alone
     info = info.model_copy(update={"sha256": info.sha256 | {file.name: file_sha256(file)}})
     info.write(file.with_suffix(".json"))
     return info

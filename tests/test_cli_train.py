@@ -1,0 +1,102 @@
+"""The commands of a researcher, from a folder of pictures to an exported network."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from nkf.cli import main
+from nkf.data.pack import Pack
+
+
+@pytest.fixture
+def ferplus_folder(mini_pack: Path, tmp_path: Path) -> Path:
+    """The drawn faces in FER+'s layout."""
+    pack, root = Pack(mini_pack), tmp_path / "ferplus"
+    for split, folder in (("train", "FER2013Train"), ("valid", "FER2013Valid")):
+        (root / folder).mkdir(parents=True)
+        lines = []
+        for row in pack.rows(split):
+            (root / folder / str(pack.names[row])).write_bytes(pack.image_bytes(row))
+            happy = pack.labels()[row] == 1
+            lines.append(f'{pack.names[row]},"(0, 0, 48, 48)",2,{8 * happy},0,{8 * (1 - happy)},0,0,0,0,0,0')
+        (root / folder / "label.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_import_train_evaluate_export_predict(
+    ferplus_folder: Path, fan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nkf.runtime.DEFAULT_FAN", str(fan_file))
+    monkeypatch.setattr("nkf.runtime.load_fan.__defaults__", (str(fan_file), "cpu"))
+    assert main(["data", "import", "ferplus", str(ferplus_folder), "pack", "--drop-leaks"]) == 0
+    printed = capsys.readouterr()
+    assert "duplicates: 2 valid in train" in printed.out
+    assert "known" in printed.err  # these are not FER+'s counts, and that is said
+    assert len(Pack(Path("pack"))) == 46
+
+    network = {"backbone": "tiny", "keypoint_channels": 16}
+    config = {"name": "tiny", "task": "expression", "data": ["elsewhere"], "network": network, "crop_size": 32}
+    config |= {"epochs": 1, "batch_size": 8, "evaluations": 1, "warmup_steps": 0}
+    Path("tiny.yaml").write_text(yaml.safe_dump(config))
+    assert main(["train", "tiny.yaml", "--data", "pack", "--device", "cpu"]) == 0
+    assert "runs/tiny: " in capsys.readouterr().out
+
+    assert main(["evaluate", "pack", "--model", "runs/tiny", "--out", "results", "--device", "cpu"]) == 0
+    assert "16 images" in capsys.readouterr().out
+    assert json.loads(Path("results/evaluation.json").read_text())["n_leakfree"] == 16
+
+    assert main(["export", "runs/tiny", "--out", "exported", "--name", "mine"]) == 0
+    assert capsys.readouterr().out.split() == [f"exported/mine.{kind}" for kind in ("onnx", "safetensors", "json")]
+
+    predict = ["predict", str(ferplus_folder / "FER2013Valid" / "face34.png"), "--detector", "none", "--device", "cpu"]
+    assert main([*predict, "--model", "exported/mine.onnx", "--fan", str(fan_file), "--json", "out.json"]) == 0
+    (prediction,) = json.loads(Path("out.json").read_text())
+    assert sum(prediction["faces"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "none.yaml"], "none.yaml: No such file"),
+        (["evaluate", "none", "--out", "x"], "none: not a pack"),
+        (["evaluate", "none"], "out"),
+        (["export", "none", "--out", "x"], "model 'none': neither a packaged model"),
+        (["data", "import", "ferplus", "none", "x"], "none"),
+        (["data", "import", "rafdb", "a", "b"], "unknown command 'rafdb'"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("nkf: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_unlabelled_faces_are_imported_from_a_folder(
+    tmp_path: Path, fan_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nkf.runtime.load_fan.__defaults__", (str(fan_file), "cpu"))
+    (tmp_path / "faces").mkdir()
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 60), "gray").save(stream, "JPEG")
+    (tmp_path / "faces" / "a.jpg").write_bytes(stream.getvalue())
+    (tmp_path / "faces" / "b.jpg").write_bytes(stream.getvalue()[:200])
+    assert main(["data", "import", "faces", str(tmp_path / "faces"), str(tmp_path / "pack")]) == 0
+    printed = capsys.readouterr()
+    assert "skipped: 1" in printed.out
+    assert "b.jpg" in printed.err
+    pack = Pack(tmp_path / "pack")
+    assert pack.landmarks_px.shape == (1, 68, 2)
+    assert pack.column("landmarks_source").tolist() == [3]
