@@ -1,24 +1,16 @@
 """The command ``nkf``: a table of functions, whose signatures and docstrings are the options and the help.
 
-A mistake in the command line, or anything that makes a command impossible, is one line on standard error and exit
-code 2. What a command imports that takes time, it imports in its body.
+What a command imports that takes time, it imports in its body.
 """
 
-import contextlib
-import functools
-import inspect
-import io
-import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from nkf import __version__
-from nkf.errors import NkfError
+from nkf.commandline import CommandTable, run
 from nkf.progress import track
 from nkf.runtime import Device
 from nkf.weights import DEFAULT_MODEL
@@ -26,15 +18,15 @@ from nkf.weights import DEFAULT_MODEL
 if TYPE_CHECKING:
     from nkf.data.importers import FindLandmarks
 
-Command: TypeAlias = Callable[..., int | None]  # returns the exit code, None for 0
-CommandTable: TypeAlias = dict[str, Union[Command, "CommandTable"]]
 
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 OutFolder = Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
-Source = Annotated[Path, tyro.conf.arg(help_behavior_hint="")]
-Target = Annotated[Path, tyro.conf.arg(help_behavior_hint="")]
+Source = Annotated[Path, tyro.conf.arg(metavar="SOURCE", help_behavior_hint="")]
+NewPack = Annotated[Path, tyro.conf.arg(metavar="OUT", help_behavior_hint="")]
+PackFolder = Annotated[Path, tyro.conf.arg(metavar="PACK", help_behavior_hint="")]
+ConfigFile = Annotated[Path, tyro.conf.arg(metavar="CONFIG", help_behavior_hint="")]
 Packs = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PACK...", help_behavior_hint="")]
 Paths = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...", help_behavior_hint="")]
 
@@ -94,7 +86,7 @@ def models() -> None:
 
 def import_ferplus(
     source: Source,
-    out: Target,
+    out: NewPack,
     /,
     *,
     landmarks: File = None,
@@ -134,7 +126,7 @@ def import_ferplus(
     print_report(report)
 
 
-def import_faces(source: Source, out: Target, /, *, landmarks: File = None, licence: str = "") -> None:
+def import_faces(source: Source, out: NewPack, /, *, landmarks: File = None, licence: str = "") -> None:
     """Import face pictures without labels into a pack.
 
     Example:
@@ -155,7 +147,7 @@ def import_faces(source: Source, out: Target, /, *, landmarks: File = None, lice
 
 
 def train(
-    config: Source,
+    config: ConfigFile,
     /,
     *,
     data: Packs = (),
@@ -196,7 +188,7 @@ def train(
 
 
 def evaluate(
-    data: Source,
+    data: PackFolder,
     /,
     *,
     out: OutFolder,
@@ -252,6 +244,16 @@ def export(model: Name, /, *, out: OutFolder, name: str | None = None) -> None:
     print(*(out / file for file in info.sha256), out / f"{info.name}.json", sep="\n")
 
 
+def _as_lines(values: dict[str, Any], before: str = "") -> str:
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines.append(_as_lines(value, f"{before}{key}."))
+        elif value not in (None, "", [], ()):
+            lines.append(f"{before}{key}: {value}")
+    return "\n".join(lines)
+
+
 def _own_landmarks() -> "FindLandmarks":
     """Let our own network find the landmarks in the box of a face."""
     from nkf.faces import find_landmarks
@@ -277,136 +279,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows ``nkf``; by default that of this process.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a path need not be printable
-    try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
-    except NkfError as error:
-        print("nkf:", str(error).replace("\n", " "), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        with open(os.devnull, "w") as devnull:
-            os.dup2(devnull.fileno(), sys.stdout.fileno())  # else Python complains when it flushes at exit
-        return 141
-    except OSError as error:  # such as a full disk
-        print("nkf:", f"{error.filename}: {error.strerror}" if error.filename else error, file=sys.stderr)
-        return 2
-
-
-def _run(arguments: list[str]) -> int:
-    words, entry = ["nkf"], COMMANDS
-    while True:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(_help(words, entry))
-            return 0
-        if arguments[0] == "--version":
-            print(f"nkf {__version__}")
-            return 0
-        word, *arguments = arguments
-        if word not in entry:
-            known = ", ".join(" ".join(path) for path, _ in _commands(COMMANDS))
-            kind = "option" if word.startswith("-") else "command"
-            raise NkfError(f"unknown {kind} {word!r}.{_perhaps(word, entry)} The commands are: {known}")
-        words.append(word)
-        found = entry[word]
-        if not isinstance(found, dict):
-            command = _parse(found, " ".join(words), arguments)
-            return command() or 0
-        entry = found
-
-
-def _parse(function: Command, program: str, arguments: list[str]) -> Command:
-    """Bind a command's options. tyro draws a box around a mistake; here it becomes the text of an exception."""
-    description = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
-    config = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(_deferred(function), prog=program, description=description, args=arguments, config=config)
-    except SystemExit as leave:
-        if not leave.code:
-            return lambda: 0  # the help was asked for and printed
-        raise NkfError(f"{_one_line(complaint.getvalue())} (see {program} --help)") from None
-
-
-def _deferred(function: Command) -> Callable[..., Command]:
-    """Give the signature of a command to a function that only binds its arguments.
-
-    tyro calls what it parses for while it still catches errors, and would take a command's ValueError for a mistake
-    in the command line.
-    """
-
-    @functools.wraps(function)
-    def bind(*args: Any, **kwargs: Any) -> Command:
-        return functools.partial(function, *args, **kwargs)
-
-    return bind
-
-
-def _one_line(box: str) -> str:
-    """Reduce tyro's box (title, message, rule, suggestions, rule, reference) to message and suggestions.
-
-    Its frame is drawn with lines, or with blanks and hyphens where the terminal knows no better.
-    """
-    sections: list[list[str]] = [[]]
-    for line in box.splitlines()[1:]:
-        text = line.strip("│╭╮╰╯─ ")
-        if text.strip("-"):
-            sections[-1].append(text)
-        elif sections[-1]:
-            sections.append([])
-    message = " ".join(sections[0]) or "wrong arguments"
-    options = [re.match(r"--[\w.-]+", text) for section in sections[1:] for text in section]
-    suggestions = dict.fromkeys(match.group() for match in options if match)
-    hint = f" Perhaps you meant {' or '.join(suggestions)}?" if suggestions else ""
-    return message[:1].lower() + message[1:] + ("." if hint and not message.endswith(".") else "") + hint
-
-
-def _perhaps(word: str, entry: CommandTable) -> str:
-    from difflib import get_close_matches
-
-    matches = get_close_matches(word, entry, n=1)
-    return f" Perhaps you meant {matches[0]!r}?" if matches else ""
-
-
-def _commands(entry: CommandTable, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:
-    for word, found in entry.items():
-        if isinstance(found, dict):
-            yield from _commands(found, (*before, word))
-        else:
-            yield (*before, word), found
-
-
-def _help(words: list[str], entry: CommandTable) -> str:
-    program = " ".join(words)
-    rows = [(" ".join(path), inspect.cleandoc(function.__doc__ or "")) for path, function in _commands(entry)]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(
-        [
-            f"usage: {program} COMMAND ...",
-            "",
-            "Facial expressions in photos, told on this machine: nothing is sent anywhere.",
-            "",
-            "commands:",
-            *(f"  {name:{width}}  {text.splitlines()[0]}" for name, text in rows),
-            "",
-            "Examples:",
-            "  nkf predict photo.jpg",
-            "  nkf predict photos/ --json result.json --annotate annotated",
-            "",
-            f"{program} COMMAND --help explains a command; nkf --version prints the version.",
-        ]
-    )
-
-
-def _as_lines(values: dict[str, Any], before: str = "") -> str:
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            lines.append(_as_lines(value, f"{before}{key}."))
-        elif value not in (None, "", [], ()):
-            lines.append(f"{before}{key}: {value}")
-    return "\n".join(lines)
+    return run(COMMANDS, arguments)

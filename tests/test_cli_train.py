@@ -55,7 +55,7 @@ def test_import_train_evaluate_export_predict(
     assert capsys.readouterr().out.split() == [f"exported/mine.{kind}" for kind in ("onnx", "safetensors", "json")]
 
     predict = ["predict", str(ferplus_folder / "FER2013Valid" / "face34.png"), "--detector", "none", "--device", "cpu"]
-    assert main([*predict, "--model", "exported/mine.onnx", "--fan", str(fan_file), "--json", "out.json"]) == 0
+    assert main([*predict, "--model", "exported/mine.onnx", "--json", "out.json"]) == 0
     (prediction,) = json.loads(Path("out.json").read_text())
     assert sum(prediction["faces"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
 
