@@ -56,6 +56,9 @@ class TrainConfig(_Strict):
     data: tuple[Path, ...] = Field(min_length=1, description="packs; expression networks take one")
     network: NetworkConfig = NetworkConfig()
     pretrained: Path | None = Field(default=None, description="face-identity weights that the backbone starts from")
+    start: str | None = Field(
+        default=None, description="NAME, run or file whose weights the network starts from"
+    )
     crop_size: int = Field(default=112, ge=32, description="side of the crop in pixels")
     rule: LabelRule = "majority"
     targets: Literal["distribution", "label"] = Field(default="distribution", description="vote shares, or one class")
@@ -71,6 +74,12 @@ class TrainConfig(_Strict):
     evaluations: int = Field(default=8, ge=1, description="number of validations, spread over the run")
     seed: int = Field(default=0, ge=0)
     augment: AugmentConfig = AugmentConfig()
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.pretrained is not None and self.start is not None:
+            raise ValueError("pretrained and start: give one of them")
+        return self
 
     @model_validator(mode="after")
     def _one_pack_for_expressions(self) -> Self:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +20,6 @@ from nkf.errors import NkfError
 from nkf.geometry import CROP_TEMPLATE
 from nkf.metrics import accuracy, mean_class_accuracy
 from nkf.models import count_parameters, create_model, load_model
-from nkf.models.backbone import Backbone
 from nkf.models.fan import FAN
 from nkf.models.nkf import NKF
 from nkf.models.pretrained import load_pretrained
@@ -114,9 +112,9 @@ class ExpressionRecipe:
         architecture = self.config.network.model_dump()
         model = create_model(self.kind, architecture, len(EXPRESSIONS))
         assert isinstance(model, NKF)
-        _start_backbone(model.backbone, self.config, self.train)
         if model.fan is not None:
-            model.fan.load_state_dict(load_model(*find_weights(DEFAULT_FAN, (".safetensors",))).state_dict())
+            _load_from(DEFAULT_FAN, model.fan)
+        _start(model, self.config, self.train)
         return model.to(self.device)
 
     def loss(self, model: nn.Module, rows: NDArray[np.int64], generator: Generator) -> Tensor:
@@ -178,7 +176,7 @@ class LandmarkRecipe:
     def create(self) -> nn.Module:
         model = create_model(self.kind, {"backbone": self.config.network.backbone})
         assert isinstance(model, FAN)
-        _start_backbone(model.backbone, self.config, self.train)
+        _start(model, self.config, self.train)
         return model.to(self.device)
 
     def loss(self, model: nn.Module, rows: NDArray[np.int64], generator: Generator) -> Tensor:
@@ -245,16 +243,33 @@ def loose_squares(landmarks_px: Tensor) -> Tensor:
     return torch.cat([centre, side[:, None]], dim=-1)
 
 
-def _start_backbone(backbone: Backbone, config: TrainConfig, faces: _Faces) -> None:
+def _start(model: NKF | FAN, config: TrainConfig, faces: _Faces) -> None:
+    """Load the weights that the configuration starts from, if any."""
+    if config.start is not None:
+        _load_from(config.start, model)
     if config.pretrained is not None:
         images, _ = faces.batch(slice(0, _PRETRAINED_FACES))
-        load_pretrained(backbone, config.pretrained, images.cpu())
+        load_pretrained(model.backbone, config.pretrained, images.cpu())
+
+
+def _load_from(name: str, model: nn.Module) -> None:
+    file, info = find_weights(name, (".safetensors",))
+    try:
+        model.load_state_dict(load_model(file, info).state_dict())
+    except RuntimeError as error:
+        raise NkfError(f"{file}: another network than the configuration's ({info.architecture})") from error
 
 
 def _describe(config: TrainConfig, kind: Kind, model: nn.Module, packs: list[Pack], **more: Any) -> WeightsInfo:
     network: Any = model
     normalize = network.backbone.normalize
     data = [{key: pack.manifest.get(key) for key in ("source", "label_file", "licence", "images")} for pack in packs]
+    training: dict[str, Any] = {"data": data, "seed": config.seed, "epochs": config.epochs}
+    if config.pretrained is not None:
+        training["pretrained"] = config.pretrained.parent.name
+    if config.start is not None:
+        _, info = find_weights(config.start, (".safetensors",))
+        training["start"] = {"name": info.name, **info.training}
     return WeightsInfo(
         name=config.name,
         kind=kind,
@@ -263,8 +278,7 @@ def _describe(config: TrainConfig, kind: Kind, model: nn.Module, packs: list[Pac
         mean=tuple(normalize.mean.flatten().tolist()),
         std=tuple(normalize.std.flatten().tolist()),
         parameters=count_parameters(model),
-        training={"data": data, "pretrained": str(config.pretrained and Path(config.pretrained).parent.name),
-                  "seed": config.seed, "epochs": config.epochs},
+        training=training,
         nkf_version=__version__,
         **more,
-    )  # fmt: skip
+    )

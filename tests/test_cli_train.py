@@ -64,7 +64,7 @@ def test_import_train_evaluate_export_predict(
     ("arguments", "message"),
     [
         (["train", "none.yaml"], "none.yaml: No such file"),
-        (["evaluate", "none", "--out", "x"], "none: not a pack"),
+        (["evaluate", "none", "--out", "x"], "none: no pack"),
         (["evaluate", "none"], "out"),
         (["export", "none", "--out", "x"], "model 'none': neither a packaged model"),
         (["data", "import", "ferplus", "none", "x"], "none"),

@@ -25,6 +25,7 @@ def test_shipped_configurations_are_valid_and_survive_a_round_trip(file: Path, t
             r"network\.backbone: Input should be",
         ),
         ("name: a\ntask: expression\ndata: [x, y]", r"trained on one pack, got 2"),
+        ("name: a\ntask: expression\ndata: [x]\nstart: b\npretrained: c", r"pretrained and start: give one"),
         ("name: a\ntask: expression\ndata: []", r"data: Tuple should have at least 1 item"),
         ("name: a/b\ntask: expression\ndata: [x]", r"name: String should match pattern"),
         ("name: a\ntask: expression\ndata: [x]\nepochs: 0", r"epochs: Input should be greater than 0, got 0"),

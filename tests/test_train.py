@@ -128,6 +128,23 @@ def test_landmark_network_learns(mini_pack: Path, tmp_path: Path) -> None:
     assert find_weights(str(tmp_path / "run"), (".safetensors",))[1].kind == "fan"
 
 
+def test_network_starts_from_a_finished_run(unbroken: Path, mini_pack: Path, tmp_path: Path) -> None:
+    settings = config_for(mini_pack, name="second", start=str(unbroken), learning_rate=1e-12, ema_decay=0.0)
+    train(settings, tmp_path / "run", max_minutes=0)
+    source = load_file(unbroken / "best" / "model.safetensors")
+    for name, tensor in weights_of(tmp_path / "run").items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            torch.testing.assert_close(tensor, source[name], atol=1e-6, rtol=0)
+    _, info = find_weights(str(tmp_path / "run"), (".safetensors",))
+    assert info.training["start"]["name"] == "small"
+
+
+def test_start_that_does_not_fit_is_refused(unbroken: Path, mini_pack: Path, tmp_path: Path) -> None:
+    network = NetworkConfig(backbone="tiny", keypoint_channels=32)
+    with pytest.raises(NkfError, match="another network than the configuration's"):
+        train(config_for(mini_pack, start=str(unbroken), network=network), tmp_path / "run")
+
+
 def test_loss_that_is_no_number_stops_the_run(mini_pack: Path, tmp_path: Path) -> None:
     with pytest.raises(NkfError, match=r"loss is (nan|inf) at step .*; lower learning_rate"):
         train(config_for(mini_pack, learning_rate=1e30, warmup_steps=0, clip_norm=1e30), tmp_path / "run")
