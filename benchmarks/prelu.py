@@ -25,11 +25,11 @@ def main() -> None:
     x = torch.randn(32, 128, 56, 56).contiguous(memory_format=torch.channels_last).requires_grad_()
     gradient = torch.randn_like(x)
     layers = {"torch": nn.PReLU(128), "nkf": PReLU(128)}
-    times = {name: [backward_ms(layer, x, gradient) for _ in range(3)][:0] for name, layer in layers.items()}
-    for _ in range(15):
+    times: dict[str, list[float]] = {name: [] for name in layers}
+    for _ in range(18):
         for name, layer in layers.items():
             times[name].append(backward_ms(layer, x, gradient))
-    median = {name: statistics.median(values) for name, values in times.items()}
+    median = {name: statistics.median(values[3:]) for name, values in times.items()}
     print(f"backward pass, median ms: {median}, ratio {median['torch'] / median['nkf']:.2f}")
 
 

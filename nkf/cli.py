@@ -109,7 +109,7 @@ def import_ferplus(
         landmarks: NPZ with name, found and landmarks68 of a teacher; without it our own network finds them
         fer2013new: take the votes from this fer2013new.csv instead of the label.csv files
         drop_leaks: drop from train what is pixel-identical to an image of valid or test
-        leak_md5: also drop what has its pixels' MD5 in this list
+        leak_md5: list of MD5s of pixels, one a line, that count as copies too
     """
     from nkf.cli_data import print_report
     from nkf.data import importers
@@ -159,8 +159,8 @@ def train(
 ) -> None:
     """Train a network, or go on with a run that was stopped.
 
-    Writes the run folder: config.yaml, log.jsonl, last/ and best/. A run that is killed and started again ends with
-    the same weights as an unbroken one on the same machine.
+    Writes the run folder: config.yaml, log.jsonl, last/ and best/. On a CPU, a run that is killed and started again
+    ends with the same weights as an unbroken one.
 
     Examples:
       nkf train configs/mobile.yaml
@@ -175,15 +175,15 @@ def train(
         max_minutes: stop after so long; the same command goes on
         device: where to train; auto takes CUDA if it is available
     """
-    from nkf.config import load_config
+    from nkf.config import load_config, override
     from nkf.runtime import torch_device
+
+    settings = override(load_config(config), data=data or None, pretrained=pretrained, seed=seed)
+    run = out or Path("runs") / settings.name
+    place = torch_device(device)  # without torch this says what to install
     from nkf.train import train as run_training
 
-    settings = load_config(config)
-    changes = {"data": data or settings.data, "pretrained": pretrained or settings.pretrained}
-    settings = settings.model_copy(update=changes | ({} if seed is None else {"seed": seed}))
-    run = out or Path("runs") / settings.name
-    summary = run_training(settings, run, device=torch_device(device), max_minutes=max_minutes, progress=track)
+    summary = run_training(settings, run, device=place, max_minutes=max_minutes, progress=track)
     print(f"{run}:", ", ".join(f"{key} {value}" for key, value in summary.items()))
 
 
@@ -238,6 +238,9 @@ def export(model: Name, /, *, out: OutFolder, name: str | None = None) -> None:
         out: folder for NAME.onnx, NAME.safetensors and NAME.json
         name: NAME; by default that of the model
     """
+    from nkf.runtime import torch_device
+
+    torch_device("cpu")  # without torch this says what to install
     from nkf.export import export as write
 
     info = write(model, out, name=name)

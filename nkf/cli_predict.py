@@ -8,20 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from nkf.errors import NkfError
+from nkf.errors import ImageError, NkfError
 from nkf.files import replacing
-from nkf.images import read_image
+from nkf.images import IMAGE_SUFFIXES, read_image
 from nkf.output import CsvWriter, JsonWriter, annotate
 from nkf.predict import Prediction, Predictor
 from nkf.progress import track
 from nkf.runtime import Device
 
-# fmt: off
-IMAGE_SUFFIXES = frozenset({
-    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga",
-    ".tif", ".tiff", ".webp",
-})
-# fmt: on
 _STANDARD_OUTPUT = Path("-")
 
 
@@ -64,8 +58,9 @@ def predict_all(inputs: Sequence[Path], outputs: PredictOutputs, *, model: str, 
                 continue
             if not outputs.to_standard_output:
                 print(*_lines(prediction), sep="\n")
-            if pictures:
-                _save_annotated(prediction, images[k], pictures[k])
+            if pictures and (problem := _save_annotated(prediction, images[k], pictures[k])):
+                failed = True
+                print("nkf:", problem, file=sys.stderr)
     return int(failed)
 
 
@@ -144,10 +139,14 @@ def _lines(prediction: Prediction) -> list[str]:
     return lines
 
 
-def _save_annotated(prediction: Prediction, image: Path, picture: Path) -> None:
+def _save_annotated(prediction: Prediction, image: Path, picture: Path) -> str | None:
+    """Draw one picture; returns what went wrong, if anything: the other images of a batch go on."""
     options: dict[str, Any] = {"format": "JPEG", "quality": 92} if picture.suffix == ".jpg" else {"format": "PNG"}
     try:
         with replacing(picture) as partial:
             annotate(read_image(image), prediction).save(partial, **options)
+    except ImageError as error:  # gone or changed since it was predicted
+        return str(error).replace("\n", " ")
     except OSError as error:
-        raise NkfError(f"{picture}: cannot be written ({error.strerror})") from error
+        return f"{picture}: cannot be written ({error.strerror or error})"
+    return None

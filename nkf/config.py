@@ -1,7 +1,7 @@
 """Configuration of a training run: pydantic models that refuse unknown keys, read from and written to YAML."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -41,11 +41,13 @@ class NetworkConfig(_Strict):
         default=(8,), description="maps that keypoint features are read from"
     )
     fan_maps: bool = Field(default=False, description="also read the maps of the frozen face alignment network")
-    keypoint_channels: int = Field(default=256, gt=0)
-    attention: Literal["none", "channel", "spatial"] = "channel"
-    representative: Literal["nasal_base", "nose_tip", "mean", "learned"] = "nasal_base"
+    keypoint_channels: int = Field(default=256, gt=0, description="channels of the keypoint features")
+    attention: Literal["none", "channel", "spatial"] = Field(default="channel", description="form of RKFA")
+    representative: Literal["nasal_base", "nose_tip", "mean", "learned"] = Field(
+        default="nasal_base", description="keypoint feature that drives the attention"
+    )
     sigma: float = Field(default=0.05, ge=0, description="landmark perturbation over the distance of the eye centres")
-    dropout: float = Field(default=0.3, ge=0, lt=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1, description="probability before the classifier")
 
 
 class TrainConfig(_Strict):
@@ -56,23 +58,21 @@ class TrainConfig(_Strict):
     data: tuple[Path, ...] = Field(min_length=1, description="packs; expression networks take one")
     network: NetworkConfig = NetworkConfig()
     pretrained: Path | None = Field(default=None, description="face-identity weights that the backbone starts from")
-    start: str | None = Field(
-        default=None, description="NAME, run or file whose weights the network starts from"
-    )
-    crop_size: int = Field(default=112, ge=32, description="side of the crop in pixels")
-    rule: LabelRule = "majority"
+    start: str | None = Field(default=None, description="NAME, run or file whose weights the network starts from")
+    crop_size: int = Field(default=112, ge=32, multiple_of=16, description="side of the crop in pixels")
+    rule: LabelRule = Field(default="majority", description="which images count, and how votes become labels")
     targets: Literal["distribution", "label"] = Field(default="distribution", description="vote shares, or one class")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    epochs: float = Field(default=3.0, gt=0)
-    batch_size: int = Field(default=64, gt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    epochs: float = Field(default=3.0, gt=0, description="passes over the training images")
+    batch_size: int = Field(default=64, gt=1, description="images in one step")
     learning_rate: float = Field(default=1e-3, gt=0, description="peak, reached after warm-up, then cosine to zero")
-    weight_decay: float = Field(default=0.05, ge=0)
-    warmup_steps: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0, description="AdamW's, of matrices and convolutions only")
+    warmup_steps: int = Field(default=100, ge=0, description="steps in which the learning rate rises")
     clip_norm: float = Field(default=5.0, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(default=0.995, ge=0, lt=1, description="of the weight average that is evaluated and kept")
     bf16: bool = Field(default=False, description="autocast to bfloat16")
     evaluations: int = Field(default=8, ge=1, description="number of validations, spread over the run")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
     augment: AugmentConfig = AugmentConfig()
 
     @model_validator(mode="after")
@@ -100,12 +100,26 @@ def load_config(file: Path) -> TrainConfig:
         raise NkfError(f"{file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise NkfError(f"{file}: not valid YAML ({str(error).splitlines()[0]})") from error
+    return _validated(content, str(file))
+
+
+def override(config: TrainConfig, **changes: Any) -> TrainConfig:
+    """Replace fields, except by None, and check the result.
+
+    Raises:
+        NkfError: when it is out of range.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    return _validated(config.model_dump() | given, "options")
+
+
+def _validated(content: Any, source: str) -> TrainConfig:
     try:
         return TrainConfig.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise NkfError(f"{file}: {where}: {first['msg']}, got {first['input']!r:.60}") from error
+        where = ".".join(str(part) for part in first["loc"]) or "all of it"
+        raise NkfError(f"{source}: {where}: {first['msg']}, got {first['input']!r:.60}") from error
 
 
 def save_config(config: TrainConfig, file: Path) -> None:

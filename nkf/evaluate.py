@@ -17,7 +17,7 @@ from nkf.files import replacing
 from nkf.images import align, whole_box
 from nkf.metrics import confusion_matrix, recall_by_class, wilson_interval
 from nkf.progress import Progress, no_progress
-from nkf.report import draw_confusion
+from nkf.report import draw_confusion, require_matplotlib
 from nkf.runtime import Device, ExpressionModel, LandmarkModel, load_expression_model, load_fan
 
 LandmarkSource = Literal["fan", "pack"]
@@ -82,6 +82,9 @@ def evaluate(
     Raises:
         NkfError: when pack or model are unusable, or the split has no labelled image of the model's classes.
     """
+    require_matplotlib()
+    if out.exists() and not out.is_dir():
+        raise NkfError(f"{out}: a file, expected a folder for the results")
     pack = Pack(data)
     network, info = load_expression_model(model, device)
     fan = load_fan(device=device) if landmarks == "fan" else None
@@ -151,11 +154,11 @@ def _predict_rows(
 
 
 def _without_copy_in_train(pack: Pack, rows: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    """Mask over rows, or None where the question makes no sense: no train split, or nothing outside it."""
     train = pack.rows("train")
-    if not len(train):
-        return None
     digests = pack.column("pixels_md5")
-    return ~np.isin(digests[rows], digests[train])
+    mask = ~np.isin(digests[rows], digests[train])
+    return mask if len(train) and mask.any() else None
 
 
 def _write(
@@ -167,7 +170,7 @@ def _write(
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / "evaluation.json") as file:
-        file.write_text(json.dumps(asdict(result), indent=1) + "\n")
+        file.write_text(json.dumps(asdict(result), indent=1, allow_nan=False) + "\n")
     with replacing(out / "predictions.csv") as file, file.open("w", newline="") as stream:
         table = csv.writer(stream)
         table.writerow(["name", "label", *result.classes])

@@ -71,11 +71,17 @@ def export(model: str, out: Path, *, name: str | None = None, metrics: dict[str,
 
 
 def round_to_half(network: nn.Module) -> nn.Module:
-    """Round every floating-point tensor to a float16 value, in place."""
+    """Round every floating-point tensor to a float16 value, in place.
+
+    Raises:
+        NkfError: when a value is too large for that.
+    """
     with torch.no_grad():
-        for tensor in network.state_dict().values():
+        for name, tensor in network.state_dict().items():
             if tensor.is_floating_point():
                 tensor.copy_(tensor.half())
+                if not torch.isfinite(tensor).all():
+                    raise NkfError(f"tensor {name}: holds values beyond ±65504, which float16 cannot store")
     return network
 
 

@@ -1,5 +1,6 @@
 """Write files whole or not at all."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """Yield a temporary path beside `file`; it becomes `file` if the block ends without an exception, else it goes."""
-    partial = file.with_name(file.name + ".partial")
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")  # two processes may write the same file
     try:
         yield partial
         partial.replace(file)

@@ -22,6 +22,13 @@ from nkf.geometry import (
 
 ImageRGB = NDArray[np.uint8]  # (H, W, 3)
 
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga",
+    ".tif", ".tiff", ".webp",
+})
+# fmt: on
+
 MAX_PIXELS = 100_000_000  # a decompression bomb costs 3 bytes a pixel before anything can refuse it
 
 _UPRIGHT = {  # EXIF orientation -> what undoes it
@@ -64,7 +71,7 @@ def decode_image(data: bytes, name: str) -> ImageRGB:
             image = Image.open(io.BytesIO(data))
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{name}: {image.width}x{image.height} pixels, at most {MAX_PIXELS:,} are read")
-            return _to_rgb(_upright(image))
+            return to_rgb(upright(image))
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -75,14 +82,14 @@ def decode_image(data: bytes, name: str) -> ImageRGB:
         raise ImageError(f"{name}: broken image ({' '.join(str(error).split())})") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; `ImageOps.exif_transpose` also rewrites the other tags and fails on broken ones."""
     image.load()  # some formats tell the orientation at the end
     orientation = image.getexif().get(ExifTags.Base.Orientation)
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def _to_rgb(image: Image.Image) -> ImageRGB:
+def to_rgb(image: Image.Image) -> ImageRGB:
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not known")
     if image.mode.startswith("I"):  # 16 bits; in mode I too, as Pillow reads them from PGM
@@ -115,10 +122,10 @@ def warp_similarity(image_rgb: ImageRGB, matrix: Matrix, size: int) -> ImageRGB:
     return _sample_bilinear(image_rgb, source - 0.5)
 
 
-def whole_box(image_rgb: ImageRGB) -> tuple[float, float, float, float]:
-    """The xyxy box of a complete image."""
+def whole_box(image_rgb: ImageRGB) -> NDArray[np.float64]:
+    """Return the (4,) xyxy box of a complete image."""
     height, width = image_rgb.shape[:2]
-    return 0.0, 0.0, float(width), float(height)
+    return np.array([0, 0, width, height], np.float64)
 
 
 def align(image_rgb: ImageRGB, landmarks_px: Points | None, size: int = CROP_SIZE) -> tuple[ImageRGB, Points]:

@@ -12,7 +12,7 @@ from PIL import Image
 from nkf.errors import ImageError, NkfError
 from nkf.faces import Detector, Face, find_landmarks, make_detector, quarter_turns_upright, to_batch
 from nkf.geometry import NUM_LANDMARKS, Points, box_transform, transform_points
-from nkf.images import ImageRGB, _to_rgb, _upright, align, read_image, warp_similarity
+from nkf.images import ImageRGB, align, read_image, to_rgb, upright, warp_similarity
 from nkf.runtime import Device, load_expression_model, load_fan
 from nkf.weights import DEFAULT_FAN, DEFAULT_MODEL, WeightsInfo
 
@@ -180,7 +180,7 @@ def _read(image: ImageRGB | Image.Image | str | Path) -> ImageRGB:
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         try:
-            return _to_rgb(_upright(image))
+            return to_rgb(upright(image))
         except Exception as error:  # Pillow decodes as late as here, and on broken data raises nearly anything
             raise ImageError(f"broken image ({' '.join(str(error).split())})") from error
     if not isinstance(image, np.ndarray):

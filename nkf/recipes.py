@@ -17,7 +17,7 @@ from nkf.data.dataset import load_crops, training_targets
 from nkf.data.labels import DROPPED, EXPRESSIONS
 from nkf.data.pack import Pack
 from nkf.errors import NkfError
-from nkf.geometry import CROP_TEMPLATE
+from nkf.geometry import CROP_TEMPLATE, LEFT_EYE_OUTER, RIGHT_EYE_OUTER
 from nkf.metrics import accuracy, mean_class_accuracy
 from nkf.models import count_parameters, create_model, load_model
 from nkf.models.fan import FAN
@@ -25,7 +25,7 @@ from nkf.models.nkf import NKF
 from nkf.models.pretrained import load_pretrained
 from nkf.preprocess import augment, similarity_matrices, to_float, transform_landmarks, warp
 from nkf.progress import Progress, no_progress
-from nkf.weights import DEFAULT_FAN, Kind, WeightsInfo, find_weights
+from nkf.weights import DEFAULT_FAN, Kind, WeightsInfo, file_sha256, find_weights
 
 _PRETRAINED_FACES = 256  # from which folded batch norms are estimated
 _VALIDATION_BATCH = 64
@@ -122,7 +122,8 @@ class ExpressionRecipe:
         size = images.shape[-1]
         base = torch.tensor([size / 2, size / 2, size], device=self.device).expand(len(images), 3)
         crops, landmarks_px = augment(images, landmarks_px, base, size, self.config.augment, generator)
-        logits = model(crops.contiguous(memory_format=torch.channels_last), landmarks_px)
+        with _autocast(self.config, self.device):
+            logits = model(crops.contiguous(memory_format=torch.channels_last), landmarks_px)
         targets = self.targets[torch.from_numpy(rows).to(self.device)]
         return F.cross_entropy(logits.float(), targets)
 
@@ -167,6 +168,10 @@ class LandmarkRecipe:
         self.held_out_pack = np.repeat(np.arange(len(parts)), [len(rows) for _, rows in held_out])
         self.train, self.held_out = self._join(train), self._join(held_out)
         self.num_train = len(self.train.images)
+        if not len(self.held_out.images):
+            raise NkfError(
+                f"{config.data[0]}: too few faces with landmarks, none falls into the tenth that is held out"
+            )
 
     def _join(self, parts: list[tuple[Any, NDArray[np.int64]]]) -> _Faces:
         images = np.concatenate([crops.images[rows] for crops, rows in parts])
@@ -183,7 +188,8 @@ class LandmarkRecipe:
         images, landmarks_px = self.train.batch(rows)
         size = self.config.crop_size
         crops, target = augment(images, landmarks_px, loose_squares(landmarks_px), size, self.config.augment, generator)
-        predicted = model(crops.contiguous(memory_format=torch.channels_last))
+        with _autocast(self.config, self.device):
+            predicted = model(crops.contiguous(memory_format=torch.channels_last))
         # Over the face's size, not the distance of the eyes, which vanishes in profile and would blow the loss up.
         face_size = (target.amax(dim=1) - target.amin(dim=1)).amax(dim=1)[:, None]
         return ((predicted - target).norm(dim=-1) / face_size).mean()
@@ -219,7 +225,8 @@ class LandmarkRecipe:
             )
             target = transform_landmarks(landmarks_px, matrices, upright)
             distance = (model(warp(images, matrices, size)) - target).norm(dim=-1).mean(dim=1)
-            errors.append(distance / (target[:, 45] - target[:, 36]).norm(dim=-1))
+            eyes = (target[:, LEFT_EYE_OUTER] - target[:, RIGHT_EYE_OUTER]).norm(dim=-1)
+            errors.append(distance / eyes.clamp(min=1))  # in exact profile the corners may coincide
         return {
             "error": torch.cat(errors).cpu().numpy(),
             "rotation_deg": np.degrees(angle.cpu().numpy()),
@@ -243,6 +250,11 @@ def loose_squares(landmarks_px: Tensor) -> Tensor:
     return torch.cat([centre, side[:, None]], dim=-1)
 
 
+def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Lower precision for the network alone: landmarks and crops are computed in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.bf16)
+
+
 def _start(model: NKF | FAN, config: TrainConfig, faces: _Faces) -> None:
     """Load the weights that the configuration starts from, if any."""
     if config.start is not None:
@@ -264,9 +276,13 @@ def _describe(config: TrainConfig, kind: Kind, model: nn.Module, packs: list[Pac
     network: Any = model
     normalize = network.backbone.normalize
     data = [{key: pack.manifest.get(key) for key in ("source", "label_file", "licence", "images")} for pack in packs]
-    training: dict[str, Any] = {"data": data, "seed": config.seed, "epochs": config.epochs}
+    recipe = config.model_dump(
+        mode="json", include={"rule", "targets", "epochs", "batch_size", "learning_rate", "seed"}
+    )
+    training: dict[str, Any] = {"data": data, **recipe}
     if config.pretrained is not None:
-        training["pretrained"] = config.pretrained.parent.name
+        file = config.pretrained
+        training["pretrained"] = {"file": f"{file.absolute().parent.name}/{file.name}", "sha256": file_sha256(file)}
     if config.start is not None:
         _, info = find_weights(config.start, (".safetensors",))
         training["start"] = {"name": info.name, **info.training}

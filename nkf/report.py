@@ -1,11 +1,18 @@
 """Pictures and tables made from saved numbers. The only file that imports matplotlib."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nkf.errors import NkfError
+
+
+def require_matplotlib() -> None:
+    """Raise `NkfError` where pictures could not be drawn, before any work is done for them."""
+    if find_spec("matplotlib") is None:
+        raise NkfError("drawing needs matplotlib: pip install 'nkf[plot]'")
 
 
 def draw_confusion(confusion: NDArray[np.integer], classes: tuple[str, ...], file: Path, *, title: str) -> None:
@@ -20,10 +27,9 @@ def draw_confusion(confusion: NDArray[np.integer], classes: tuple[str, ...], fil
     Raises:
         NkfError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise NkfError("drawing needs matplotlib: pip install 'nkf[plot]'") from error
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.add_subplot()

@@ -1,7 +1,8 @@
 """Train a network: one loop for every task, resumable to the same result.
 
 Randomness of a step is drawn from generators seeded by (seed, step), the order of an epoch from (seed, epoch). So a
-checkpoint needs no generator states, and a run that was killed ends with the weights of an unbroken one.
+checkpoint needs no generator states, and a run that was killed ends with the weights of an unbroken one (on a CPU; some
+CUDA kernels add in no fixed order).
 
     RUN/config.yaml           the configuration
     RUN/log.jsonl             one JSON object a line: training losses, validations
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import Progress as ProgressBar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
@@ -56,16 +58,17 @@ class State:
         with replacing(file) as partial:
             torch.save(content | {name: part.state_dict() for name, part in parts.items()}, partial)
 
-    def load(self, file: Path, device: torch.device) -> None:
+    def load(self, file: Path) -> None:
         """Continue from what `save` wrote; never unpickles code."""
         try:
-            content = torch.load(file, map_location=device, weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
             self.model.load_state_dict(content["model"])
             self.average.load_state_dict(content["average"])
             self.optimizer.load_state_dict(content["optimizer"])
+            self.step, self.best_score, self.losses = content["step"], content["best_score"], content["losses"]
         except (OSError, RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
-            raise NkfError(f"{file}: no checkpoint of this run ({str(error).splitlines()[0]})") from error
-        self.step, self.best_score, self.losses = content["step"], content["best_score"], content["losses"]
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise NkfError(f"{file}: no checkpoint of this run ({reason})") from error
 
 
 def train(
@@ -86,28 +89,36 @@ def train(
         progress: shows how far the preparation of the data is.
 
     Returns:
-        The last line of the log: step, metrics of the last validation, ``finished``.
+        ``step``, ``finished``, and the metrics of the last validation that this call made, if any.
 
     Raises:
         NkfError: when the folder belongs to another configuration, or data or weights are unusable.
     """
     deadline = time.monotonic() + 60 * max_minutes
-    _claim(run, config)
-    recipe = create_recipe(config, torch.device(device), progress)
-    state = _start(recipe)
-    checkpoint = run / "last" / "state.pt"
-    if checkpoint.exists():
-        state.load(checkpoint, torch.device(device))
-    return _fit(recipe, state, run, deadline)
-
-
-def _claim(run: Path, config: TrainConfig) -> None:
-    for folder in ("last", "best"):
-        (run / folder).mkdir(parents=True, exist_ok=True)
     file = run / "config.yaml"
     if file.exists() and load_config(file) != config:
         raise NkfError(f"{run}: holds a run with another configuration; choose another --out, or remove it")
-    save_config(config, file)
+    recipe = create_recipe(config, torch.device(device), progress)
+    steps_per_epoch(config, recipe.num_train)  # raises when the data are too few
+    state = _start(recipe)
+    checkpoint = run / "last" / "state.pt"
+    if checkpoint.exists():
+        state.load(checkpoint)
+        _shorten_log(run, state.step)
+    for folder in ("last", "best"):
+        (run / folder).mkdir(parents=True, exist_ok=True)
+    with replacing(file) as partial:
+        save_config(config, partial)
+    return _fit(recipe, state, run, deadline)
+
+
+def _shorten_log(run: Path, step: int) -> None:
+    """Drop the lines written after the checkpoint: these steps are taken again."""
+    log = run / "log.jsonl"
+    if log.exists():
+        lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
+        with replacing(log) as partial:
+            partial.write_text("".join(f"{line}\n" for line in lines))
 
 
 def _start(recipe: Recipe) -> State:
@@ -162,8 +173,7 @@ def train_step(recipe: Recipe, state: State, total: int) -> float:
     generator = torch.Generator(device).manual_seed(seed)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step, total)
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-        loss = recipe.loss(state.model, batch_rows(config, state.step, recipe.num_train), generator)
+    loss = recipe.loss(state.model, batch_rows(config, state.step, recipe.num_train), generator)
     value = loss.item()
     if not math.isfinite(value):
         raise NkfError(f"loss is {value} at step {state.step}; lower learning_rate")
@@ -188,10 +198,11 @@ def _fit(recipe: Recipe, state: State, run: Path, deadline: float) -> dict[str, 
             _log_losses(recipe, state, run, total)
         if state.step % validate_every == 0 or state.step == total:
             summary = _validate(recipe, state, run) | {"finished": state.step == total}
-        if state.step == total or time.monotonic() > min(deadline, saved + CHECKPOINT_SECONDS):
+        late = time.monotonic() > deadline
+        if late or state.step == total or time.monotonic() > saved + CHECKPOINT_SECONDS:
             state.save(run / "last" / "state.pt")
             saved = time.monotonic()
-        if time.monotonic() > deadline:
+        if late:
             break
     average = state.average.module
     save_model(average, run / "last" / "model.safetensors", recipe.info(average))
@@ -201,7 +212,8 @@ def _fit(recipe: Recipe, state: State, run: Path, deadline: float) -> dict[str, 
 def _progress(state: State, total: int) -> Iterator[None]:
     """Yield once a step, with a progress bar that shows the loss."""
     columns = (SpinnerColumn(), *ProgressBar.get_default_columns()[:3], TimeElapsedColumn(), TimeRemainingColumn())
-    with ProgressBar(*columns, TextColumn("loss {task.fields[loss]:.3f}"), transient=True) as bar:
+    console = Console(stderr=True)
+    with ProgressBar(*columns, TextColumn("loss {task.fields[loss]:.3f}"), transient=True, console=console) as bar:
         task = bar.add_task("training", total=total, completed=state.step, loss=math.nan)
         while state.step < total:
             yield

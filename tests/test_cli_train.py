@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from nkf.data.pack import Pack
 @pytest.fixture
 def ferplus_folder(mini_pack: Path, tmp_path: Path) -> Path:
     """The drawn faces in FER+'s layout."""
-    pack, root = Pack(mini_pack), tmp_path / "ferplus"
+    pack, root = Pack(mini_pack), tmp_path / "work" / "ferplus"
     for split, folder in (("train", "FER2013Train"), ("valid", "FER2013Valid")):
         (root / folder).mkdir(parents=True)
         lines = []
@@ -28,12 +29,10 @@ def ferplus_folder(mini_pack: Path, tmp_path: Path) -> Path:
 
 
 def test_import_train_evaluate_export_predict(
-    ferplus_folder: Path, fan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    ferplus_folder: Path, fake_package: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nkf.runtime.DEFAULT_FAN", str(fan_file))
-    monkeypatch.setattr("nkf.runtime.load_fan.__defaults__", (str(fan_file), "cpu"))
+    monkeypatch.chdir(ferplus_folder.parent)
     assert main(["data", "import", "ferplus", str(ferplus_folder), "pack", "--drop-leaks"]) == 0
     printed = capsys.readouterr()
     assert "duplicates: 2 valid in train" in printed.out
@@ -84,10 +83,38 @@ def test_mistakes_are_one_line_and_write_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_unlabelled_faces_are_imported_from_a_folder(
-    tmp_path: Path, fan_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere"], "nowhere: no pack"),
+        (["--pretrained", "nowhere"], "nowhere: not a readable safetensors file"),
+        (["--seed", "-1"], "options: seed"),
+    ],
+)
+def test_mistaken_training_leaves_no_run_behind(
+    options: list[str], message: str, mini_pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nkf.runtime.load_fan.__defaults__", (str(fan_file), "cpu"))
+    config = {"name": "a", "task": "expression", "data": [str(mini_pack)], "batch_size": 8, "crop_size": 32}
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(config))
+    assert main(["train", str(file), "--out", str(tmp_path / "run"), "--device", "cpu", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [["train", "configs/mobile.yaml"], ["export", "fan", "--out", "x"]])
+def test_without_torch_one_line_says_what_to_install(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == "nkf: this needs torch: pip install 'nkf[train]'\n"
+
+
+def test_unlabelled_faces_are_imported_from_a_folder(
+    tmp_path: Path, fake_package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "faces").mkdir()
     stream = io.BytesIO()
     Image.new("RGB", (40, 60), "gray").save(stream, "JPEG")

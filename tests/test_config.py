@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from nkf.config import TrainConfig, load_config, save_config
+from nkf.config import TrainConfig, load_config, override, save_config
 from nkf.errors import NkfError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))
@@ -29,6 +29,7 @@ def test_shipped_configurations_are_valid_and_survive_a_round_trip(file: Path, t
         ("name: a\ntask: expression\ndata: []", r"data: Tuple should have at least 1 item"),
         ("name: a/b\ntask: expression\ndata: [x]", r"name: String should match pattern"),
         ("name: a\ntask: expression\ndata: [x]\nepochs: 0", r"epochs: Input should be greater than 0, got 0"),
+        ("name: a\ntask: expression\ndata: [x]\ncrop_size: 100", r"crop_size: Input should be a multiple of 16"),
         ("name: [", r"not valid YAML"),
         ("just text", r"Input should be a valid dictionary"),
     ],
@@ -40,6 +41,15 @@ def test_mistakes_are_named(text: str, message: str, tmp_path: Path) -> None:
         load_config(file)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_overrides_are_checked_like_the_file() -> None:
+    config = TrainConfig(name="a", task="expression", data=(Path("x"),))
+    assert override(config, seed=None, data=(Path("y"),)).data == (Path("y"),)
+    with pytest.raises(NkfError, match="options: seed: Input should be greater than or equal to 0, got -1"):
+        override(config, seed=-1)
+    with pytest.raises(NkfError, match="trained on one pack, got 2"):
+        override(config, data=(Path("x"), Path("y")))
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

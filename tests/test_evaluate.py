@@ -57,6 +57,19 @@ def test_labels_that_the_model_does_not_know_are_left_out(
     assert result.classes == ("anger", "sadness")
 
 
+def test_training_split_has_no_leakfree_figure(mini_pack: Path, model_file: Path, tmp_path: Path) -> None:
+    evaluate(mini_pack, "train", tmp_path, model=str(model_file), landmarks="pack", device="cpu")
+    saved = json.loads((tmp_path / "evaluation.json").read_text())
+    assert saved["n"] == 32
+    assert saved["accuracy_leakfree"] is None
+
+
+def test_output_that_is_a_file_is_refused(mini_pack: Path, model_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(NkfError, match="out: a file, expected a folder"):
+        evaluate(mini_pack, "valid", tmp_path / "out", model=str(model_file), landmarks="pack")
+
+
 def test_split_without_labels_is_one_line(mini_pack: Path, model_file: Path, tmp_path: Path) -> None:
     with pytest.raises(NkfError, match="no image of the test split has a label"):
         evaluate(mini_pack, "test", tmp_path / "out", model=str(model_file), landmarks="pack", device="cpu")

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import kornia
+import numpy as np
 import pytest
 import torch
 
-from nkf.config import AugmentConfig
+from nkf.config import AugmentConfig, TrainConfig
 from nkf.geometry import CROP_SIZE, MEAN_SHAPE, mirror_landmarks
 from nkf.preprocess import (
     augment,
@@ -14,6 +17,7 @@ from nkf.preprocess import (
     transform_landmarks,
     warp,
 )
+from nkf.recipes import create_recipe
 
 NOTHING = AugmentConfig(rotation_deg=0, scale=0, shift=0, flip=0, brightness=0, contrast=0, erase=0)
 EVERYTHING = AugmentConfig(gamma=0.5, color_cast=0.2, grey=0.3, noise=0.1, blur=0.5, low_resolution=0.5, erase=0.5)
@@ -50,6 +54,20 @@ def test_no_change_is_the_identity(faces: tuple[torch.Tensor, torch.Tensor]) -> 
     crops, moved = augment(images, landmarks, centred(6), CROP_SIZE, NOTHING, generator())
     torch.testing.assert_close(crops, images, atol=1e-5, rtol=0)
     torch.testing.assert_close(moved, landmarks)
+
+
+def test_low_precision_is_for_networks_only(mini_pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crops and landmarks of a training step are the same with and without bfloat16."""
+    seen = []
+    monkeypatch.setattr("nkf.recipes.augment", lambda *args: seen.append(augment(*args)) or seen[-1])
+    for bf16 in (True, False):
+        network = {"backbone": "tiny"}
+        settings = TrainConfig(name="a", task="landmarks", data=(mini_pack,), network=network, crop_size=32, bf16=bf16)
+        recipe = create_recipe(settings, torch.device("cpu"))
+        recipe.loss(recipe.create(), np.arange(8), generator())
+    (crops, landmarks), (crops_again, landmarks_again) = seen
+    assert torch.equal(crops, crops_again)
+    assert torch.equal(landmarks, landmarks_again)
 
 
 def test_warp_agrees_with_kornia(faces: tuple[torch.Tensor, torch.Tensor]) -> None:

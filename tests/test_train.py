@@ -35,6 +35,11 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "last" / "model.safetensors")
 
 
+def log_of(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+
+
 def assert_same_weights(one: Path, other: Path) -> None:
     first, second = weights_of(one), weights_of(other)
     assert first.keys() == second.keys()
@@ -89,6 +94,7 @@ def test_killed_run_ends_like_an_unbroken_one(
     assert not (run / "last" / "model.safetensors").exists()
     train(config_for(mini_pack), run)
     assert_same_weights(run, unbroken)
+    assert log_of(run) == log_of(unbroken)
 
 
 def test_another_seed_ends_elsewhere(unbroken: Path, mini_pack: Path, tmp_path: Path) -> None:
@@ -102,9 +108,11 @@ def test_folder_of_another_configuration_is_refused(unbroken: Path, mini_pack: P
         train(config_for(mini_pack, epochs=4), unbroken)
 
 
-def test_damaged_checkpoint_is_refused(mini_pack: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", [0, 1000, None], ids=["empty", "cut", "text"])
+def test_damaged_checkpoint_is_refused(keep: int | None, mini_pack: Path, tmp_path: Path) -> None:
     train(config_for(mini_pack), tmp_path / "run", max_minutes=0)
-    (tmp_path / "run" / "last" / "state.pt").write_bytes(b"nothing")
+    file = tmp_path / "run" / "last" / "state.pt"
+    file.write_bytes(b"nothing" if keep is None else file.read_bytes()[:keep])
     with pytest.raises(NkfError, match=r"state\.pt: no checkpoint of this run"):
         train(config_for(mini_pack), tmp_path / "run")
 
@@ -171,3 +179,4 @@ def test_learning_rate_warms_up_and_falls_to_zero(mini_pack: Path) -> None:
 def test_too_large_a_batch_is_refused(mini_pack: Path, tmp_path: Path) -> None:
     with pytest.raises(NkfError, match="batch_size 64: more than the 32 training images"):
         train(config_for(mini_pack, batch_size=64), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -48,7 +48,7 @@ def load_crops(pack: Pack, kind: CropKind, size: int, progress: Progress = no_pr
     key = hashlib.sha256(f"{CROP_TEMPLATE.tolist()}{MEAN_SHAPE.tolist()}".encode()).hexdigest()[:8]
     stem = pack.path / "cache" / f"{kind}{size}-{key}"
     images, landmarks = stem.with_suffix(".images.npy"), stem.with_suffix(".landmarks.npy")
-    if not landmarks.exists():  # written last
+    if not (images.exists() and landmarks.exists()):
         _cut_crops(pack, kind, size, images, landmarks, progress)
     found = np.asarray(np.isfinite(pack.landmarks_px).all(axis=(1, 2)))
     return FaceCrops(np.load(images, mmap_mode="r"), np.load(landmarks), found)

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nkf.data.labels import FERPLUS_COLUMNS, votes_from_ferplus
-from nkf.data.sources import IMAGE_SUFFIXES, MAX_TABLE_BYTES, Entry, Source, some
+from nkf.data.sources import MAX_TABLE_BYTES, Entry, Source, some
 from nkf.errors import ImageError, NkfError
+from nkf.images import IMAGE_SUFFIXES
 from nkf.progress import Progress, no_progress
 
 LabelFile = Literal["label_csv", "fer2013new"]

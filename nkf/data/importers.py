@@ -17,11 +17,11 @@ from nkf.data.check import ImportReport, compare_counts, count_classes, count_to
 from nkf.data.ferplus import SPLIT_OF_FOLDER, FerplusListing, list_ferplus
 from nkf.data.labels import VOTE_COLUMNS
 from nkf.data.pack import SPLITS, PackWriter, Sample, pixels_md5
-from nkf.data.sources import IMAGE_SUFFIXES, Entry, Source, open_source, some
+from nkf.data.sources import Entry, Source, open_source, some
 from nkf.data.teacher import TeacherLandmarks
 from nkf.errors import ImageError, NkfError
 from nkf.geometry import Points
-from nkf.images import ImageRGB, decode_image
+from nkf.images import IMAGE_SUFFIXES, ImageRGB, decode_image, whole_box
 from nkf.progress import Progress, no_progress
 
 FindLandmarks = Callable[[ImageRGB, NDArray[np.floating]], Points | None]  # (image, box_xyxy) -> (68, 2) pixels
@@ -188,9 +188,7 @@ def _sample(entry: Entry, landmarks: TeacherLandmarks | FindLandmarks | None) ->
         points, source = landmarks.landmarks_px(entry), "teacher"
     elif landmarks is not None:
         image_rgb = decode_image(data, entry.file)
-        height, width = image_rgb.shape[:2]
-        whole = np.array([0, 0, width, height], np.float32)
-        points = landmarks(image_rgb, whole if entry.box_xyxy is None else entry.box_xyxy)
+        points = landmarks(image_rgb, whole_box(image_rgb) if entry.box_xyxy is None else entry.box_xyxy)
     return Sample(
         name=entry.name,
         split=entry.split,

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from nkf.errors import ImageError, NkfError
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 MAX_IMAGE_BYTES = 64 << 20
 MAX_TABLE_BYTES = 512 << 20  # fer2013.csv has 287 MiB
 

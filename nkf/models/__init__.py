@@ -48,7 +48,10 @@ def load_model(file: Path, info: WeightsInfo) -> nn.Module:
     Raises:
         NkfError: when the file is unreadable or does not fit what the sidecar says.
     """
-    model = create_model(info.kind, info.architecture, len(info.classes))
+    try:
+        model = create_model(info.kind, info.architecture, len(info.classes))
+    except (KeyError, TypeError, ValueError) as error:
+        raise NkfError(f"{file}: its sidecar describes no network that this nkf knows ({error})") from error
     try:
         state = {name: value.float() if value.is_floating_point() else value for name, value in load_file(file).items()}
         model.load_state_dict(state, strict=True)

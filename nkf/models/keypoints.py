@@ -31,7 +31,7 @@ def sample_keypoints(feature_map: Tensor, landmarks_px: Tensor, crop_size: int) 
         (B, K, C) keypoint features.
     """
     grid = (2 * landmarks_px / crop_size - 1).unsqueeze(1)  # (B, 1, K, 2) in [-1, 1]
-    sampled = F.grid_sample(feature_map, grid.to(feature_map), padding_mode="border", align_corners=False)
+    sampled = F.grid_sample(feature_map.float(), grid.float(), padding_mode="border", align_corners=False)
     return sampled.squeeze(2).transpose(1, 2)  # (B, C, 1, K) -> (B, K, C)
 
 

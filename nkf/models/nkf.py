@@ -28,7 +28,8 @@ class KeypointFeatures(nn.Module):
         super().__init__()
         share = channels // len(map_channels)
         self.projections = nn.ModuleList(nn.Linear(c, share, bias=False) for c in map_channels)
-        self.norm = nn.BatchNorm1d(share * len(map_channels))
+        self.channels = share * len(map_channels)
+        self.norm = nn.BatchNorm1d(self.channels)
 
     def forward(self, maps: Sequence[Tensor], landmarks_px: Tensor, crop_size: int) -> Tensor:
         """Maps (B, C_i, H_i, W_i) and landmarks (B, K, 2) to keypoint features (B, K, C)."""
@@ -72,7 +73,7 @@ class NKF(nn.Module):
         num_classes: N.
         strides: the backbone's maps to read keypoint features from; empty for the global feature alone.
         fan: frozen face alignment network whose maps at the same strides are read too, or None.
-        keypoint_channels: C of the keypoint features, shared evenly by their sources.
+        keypoint_channels: C of the keypoint features, shared evenly by their sources (and rounded down to that).
         attention: form of RKFA.
         representative: what drives RKFA.
         sigma: landmark perturbation in training, over the distance of the eye centres.
@@ -101,8 +102,9 @@ class NKF(nn.Module):
         if fan is not None:
             fan.requires_grad_(False)
         self.keypoint_features = KeypointFeatures(sources, keypoint_channels) if sources else None
-        self.rkfa = RKFA(keypoint_channels, attention, representative) if sources else None
-        self.head = Head(backbone.channels[16], keypoint_channels if sources else 0, num_classes, dropout)
+        channels = 0 if self.keypoint_features is None else self.keypoint_features.channels
+        self.rkfa = RKFA(channels, attention, representative) if sources else None
+        self.head = Head(backbone.channels[16], channels, num_classes, dropout)
 
     def train(self, mode: bool = True) -> "NKF":
         """Switch the mode of all but FAN, which stays frozen."""

@@ -33,7 +33,10 @@ def load_pretrained(backbone: nn.Module, file: Path, crops: Tensor) -> None:
         source = load_file(file)
     except (OSError, SafetensorError) as error:
         raise NkfError(f"{file}: not a readable safetensors file ({error})") from error
-    renamed = {_our_name(name): value.float() for name, value in source.items() if not name.startswith("embed")}
+    try:
+        renamed = {_our_name(name): value.float() for name, value in source.items() if not name.startswith("embed")}
+    except (KeyError, ValueError, IndexError) as error:
+        raise NkfError(f"{file}: not one of the two known sources of starting weights (tensor {error})") from error
     folded = {name: value for name, value in renamed.items() if name.endswith(".folded_bias")}
     expected = backbone.state_dict()
     kept = {name: expected[name] for name in expected if name.startswith("normalize.") or name.endswith("_tracked")}

@@ -89,12 +89,14 @@ def find_weights(model: str, suffixes: tuple[str, ...] = (".onnx", ".safetensors
         NkfError: when there is none, or the file is not the one its sidecar describes.
     """
     path = Path(model)
-    if path.is_dir():
+    if (WEIGHTS_FOLDER / f"{model}.json").is_file():  # a folder of that name is ./NAME
+        stems = [WEIGHTS_FOLDER / model]
+    elif path.is_dir():
         stems = [path / "best" / "model", path / "last" / "model"]
     elif path.suffix in suffixes:
         stems, suffixes = [path.with_suffix("")], (path.suffix,)
     else:
-        stems = [WEIGHTS_FOLDER / model]
+        stems = []
     for stem in stems:
         for suffix in suffixes:
             file = stem.with_name(stem.name + suffix)

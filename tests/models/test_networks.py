@@ -28,6 +28,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "global_only": ("nkf", architecture(strides=())),
     "channel": ("nkf", architecture(attention="channel")),
     "spatial": ("nkf", architecture(attention="spatial", strides=(4, 16))),
+    "three_strides": ("nkf", architecture(strides=(4, 8, 16))),
     "without_attention": ("nkf", architecture(attention="none", strides=(4, 8))),
     "nose_tip": ("nkf", architecture(representative="nose_tip")),
     "mean": ("nkf", architecture(representative="mean")),
@@ -168,6 +169,21 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_model(network, tmp_path / "net.safetensors", info)
     with pytest.raises(NkfError, match="does not fit its sidecar"):
         load_model(*find_weights(str(tmp_path / "net.safetensors")))
+
+
+def test_sidecar_of_an_unknown_network_is_refused(tmp_path: Path) -> None:
+    network = create_model("nkf", architecture(), len(CLASSES))
+    save_model(network, tmp_path / "net.safetensors", info_of("nkf", {"backbone": "huge"}, network))
+    with pytest.raises(NkfError, match="describes no network that this nkf knows"):
+        load_model(*find_weights(str(tmp_path / "net.safetensors")))
+
+
+def test_values_beyond_half_precision_are_not_exported(tmp_path: Path) -> None:
+    network = create_model("nkf", architecture(), len(CLASSES))
+    network.head.norm.running_var.fill_(1e6)
+    save_model(network, tmp_path / "net.safetensors", info_of("nkf", architecture(), network))
+    with pytest.raises(NkfError, match=r"head\.norm\.running_var: holds values beyond"):
+        export(str(tmp_path / "net.safetensors"), tmp_path / "out")
 
 
 def test_replaced_weights_are_noticed(tmp_path: Path) -> None:

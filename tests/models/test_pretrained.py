@@ -91,6 +91,7 @@ def test_batch_norms_put_back_have_the_statistics_of_the_crops(tmp_path: Path) -
     [
         ("tiny", {}, "fit the backbones mobile and mobile_narrow only"),
         ("mobile", {"stem.weight": torch.zeros(1)}, "does not fit this backbone"),
+        ("mobile", {"backbone.normalize.mean": torch.zeros(3)}, "not one of the two known sources"),
         ("mobile", None, "not a readable safetensors file"),
     ],
 )
