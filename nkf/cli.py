@@ -225,25 +225,27 @@ def evaluate(
     print(f"written to {out}")
 
 
-def export(model: Name, /, *, out: OutFolder, name: str | None = None) -> None:
+def export(model: Name, /, *, out: OutFolder, name: str | None = None, evaluation: File = None) -> None:
     """Write a network as ONNX and safetensors, with its sidecar, in float16.
 
     Fails if ONNX Runtime and torch disagree by more than 1e-4 in a probability.
 
     Example:
-      nkf export runs/mobile --out exported
+      nkf export runs/mobile --out exported --evaluation results/evaluation.json
 
     Args:
         model: a run folder, a packaged name, or a .safetensors file
         out: folder for NAME.onnx, NAME.safetensors and NAME.json
         name: NAME; by default that of the model
+        evaluation: evaluation.json of this model; its figures go into the sidecar
     """
     from nkf.runtime import torch_device
 
     torch_device("cpu")  # without torch this says what to install
     from nkf.export import export as write
+    from nkf.export import read_figures
 
-    info = write(model, out, name=name)
+    info = write(model, out, name=name, metrics=read_figures(evaluation) if evaluation else {})
     print(*(out / file for file in info.sha256), out / f"{info.name}.json", sep="\n")
 
 

@@ -3,6 +3,7 @@
 Weights are rounded to float16 first, in both files alike, so that they agree; they are computed with in float32.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from nkf.weights import WeightsInfo, file_sha256, find_weights
 
 PARITY_LIMIT = {"nkf": 1e-4, "fan": 1e-2}  # probabilities; pixels of the crop
 _PARITY_BATCHES = (1, 5)
+_FIGURES = ("n", "accuracy", "accuracy_ci95", "mean_class_accuracy", "accuracy_leakfree", "n_leakfree", "landmarks")
 _SMALLEST_HALVED = 256  # initialisers with fewer numbers stay float32: nothing to gain
 
 
@@ -68,6 +70,20 @@ def export(model: str, out: Path, *, name: str | None = None, metrics: dict[str,
             )
     info = info.model_copy(update={"sha256": {target.name: file_sha256(target)}})
     return save_model(network, out / f"{info.name}.safetensors", info, half=True)
+
+
+def read_figures(evaluation: Path) -> dict[str, Any]:
+    """Read what a sidecar keeps of an ``evaluation.json``, under the name of data, split and rule.
+
+    Raises:
+        NkfError: when it is no such file.
+    """
+    try:
+        content = json.loads(evaluation.read_text())
+        title = "{data} {split} {rule}".format_map(content)
+        return {title: {key: content[key] for key in _FIGURES}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NkfError(f"{evaluation}: not an evaluation.json of nkf ({error})") from error
 
 
 def round_to_half(network: nn.Module) -> nn.Module:

@@ -50,7 +50,9 @@ def test_import_train_evaluate_export_predict(
     assert "16 images" in capsys.readouterr().out
     assert json.loads(Path("results/evaluation.json").read_text())["n_leakfree"] == 16
 
-    assert main(["export", "runs/tiny", "--out", "exported", "--name", "mine"]) == 0
+    figures = ["--evaluation", "results/evaluation.json"]
+    assert main(["export", "runs/tiny", "--out", "exported", "--name", "mine", *figures]) == 0
+    assert json.loads(Path("exported/mine.json").read_text())["metrics"]["ferplus valid majority"]["n"] == 16
     assert capsys.readouterr().out.split() == [f"exported/mine.{kind}" for kind in ("onnx", "safetensors", "json")]
 
     predict = ["predict", str(ferplus_folder / "FER2013Valid" / "face34.png"), "--detector", "none", "--device", "cpu"]
@@ -66,6 +68,7 @@ def test_import_train_evaluate_export_predict(
         (["evaluate", "none", "--out", "x"], "none: no pack"),
         (["evaluate", "none"], "out"),
         (["export", "none", "--out", "x"], "model 'none': neither a packaged model"),
+        (["export", "fan", "--out", "x", "--evaluation", "none.json"], "none.json: not an evaluation.json of nkf"),
         (["data", "import", "ferplus", "none", "x"], "none"),
         (["data", "import", "rafdb", "a", "b"], "unknown command 'rafdb'"),
     ],
