@@ -4,6 +4,7 @@ What a command imports that takes time, it imports in its body.
 """
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -77,9 +78,10 @@ def models() -> None:
 
     from nkf.weights import packaged_models
 
-    table = Table("name", "kind", "parameters", "classes", "metrics", "training", box=None, pad_edge=False)
+    table = Table("name", "kind", "parameters", "classes", "figures", "trained on", box=None, pad_edge=False)
     for name, info in packaged_models().items():
-        texts = (", ".join(info.classes), _as_lines(info.metrics), _as_lines(info.training))
+        data = "\n".join(f"{entry['source']}: {entry['licence']}" for entry in info.training.get("data", []))
+        texts = (", ".join(info.classes), _as_lines(info.metrics), data)
         table.add_row(name, info.kind, f"{info.parameters:,}", *(Text(text) for text in texts))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
@@ -249,13 +251,16 @@ def export(model: Name, /, *, out: OutFolder, name: str | None = None, evaluatio
     print(*(out / file for file in info.sha256), out / f"{info.name}.json", sep="\n")
 
 
-def _as_lines(values: dict[str, Any], before: str = "") -> str:
+def _as_lines(values: dict[str, Any]) -> str:
+    """Write nested figures as indented lines, four digits each."""
     lines = []
     for key, value in values.items():
         if isinstance(value, dict):
-            lines.append(_as_lines(value, f"{before}{key}."))
-        elif value not in (None, "", [], ()):
-            lines.append(f"{before}{key}: {value}")
+            lines.append(f"{key}:\n" + textwrap.indent(_as_lines(value), "  "))
+        elif isinstance(value, list):
+            lines.append(f"{key} {' to '.join(f'{number:.4g}' for number in value)}")
+        else:
+            lines.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
     return "\n".join(lines)
 
 

@@ -356,7 +356,7 @@ def test_faces_find_landmarks_in_the_whole_image(tmp_path: Path) -> None:
 
 
 def test_faces_without_images(tmp_path: Path) -> None:
-    with pytest.raises(NkfError, match=r"source: no image files; expected some of \.bmp, "):
+    with pytest.raises(NkfError, match=r"source: no image files; expected some of \.avif, \.bmp, "):
         import_faces(save_folder(tmp_path / "source", {"a.txt": b""}), tmp_path / "pack")
 
 
