@@ -30,6 +30,7 @@ from nkf.weights import DEFAULT_FAN, Kind, WeightsInfo, file_sha256, find_weight
 _PRETRAINED_FACES = 256  # from which folded batch norms are estimated
 _VALIDATION_BATCH = 64
 HELD_OUT_SHARE = 10  # one pack row in so many is kept out of landmark training, copies of a picture together
+WHOLE_SIZE = 128  # side in pixels at which pictures wait for their loose crops; FER-2013's and FairFace's are smaller
 FAN_FACE_SCALE = 1.3  # side of an unchanged loose crop over the longer side of the landmarks' box
 
 
@@ -157,8 +158,7 @@ class LandmarkRecipe:
         self.config = config
         self.device = device
         self.packs = [Pack(path) for path in config.data]
-        size = 128  # of the whole pictures, none of which is larger; the crops are cut at `crop_size`
-        parts = [(pack, load_crops(pack, "whole", size, progress)) for pack in self.packs]
+        parts = [(pack, load_crops(pack, "whole", WHOLE_SIZE, progress)) for pack in self.packs]
         train, held_out = [], []
         for pack, crops in parts:
             usable = pack.rows("train")[crops.found[pack.rows("train")]]

@@ -230,7 +230,7 @@ def test_version(run):
 def test_models_lists_what_is_packaged(run):
     code, out, err = run("models")
     assert (code, err) == (0, [])
-    assert out[0].split() == "name kind parameters classes figures trained on".split()
+    assert out[0].split() == ["name", "kind", "parameters", "classes", "figures", "trained", "on"]
     assert [line.split()[:3] for line in out if line[:1].strip()][1:] == [["fan", "fan", "136"], ["mobile", "nkf", "8"]]
 
 
