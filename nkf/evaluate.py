@@ -51,6 +51,7 @@ class Evaluation:
     landmarks: str
     landmarks_missing: int
     accuracy_leakfree: float | None
+    accuracy_leakfree_ci95: tuple[float, float] | None
     n_leakfree: int | None
     data: str
     schema: int = 1
@@ -110,6 +111,9 @@ def evaluate(
         landmarks=landmarks,
         landmarks_missing=missing,
         accuracy_leakfree=None if leakfree is None else float(right[leakfree].mean()),
+        accuracy_leakfree_ci95=None
+        if leakfree is None
+        else wilson_interval(int(right[leakfree].sum()), int(leakfree.sum())),
         n_leakfree=None if leakfree is None else int(leakfree.sum()),
         data=str(pack.manifest.get("dataset", pack.path.name)),
     )

@@ -29,6 +29,7 @@ def test_evaluation_files_follow_the_contract(mini_pack: Path, model_file: Path,
     assert saved["landmarks_missing"] == 2
     # faces 32 and 33, one of each class, are copies of training images
     assert (saved["n_leakfree"], saved["accuracy_leakfree"]) == (14, 0.5)
+    assert saved["accuracy_leakfree_ci95"] == pytest.approx(wilson_interval(7, 14))
     rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
     assert len(rows) == 16
     assert [rows[0]["name"], rows[0]["label"]] == ["face32.png", "happiness"]

@@ -26,9 +26,10 @@ class _PReLUFunction(torch.autograd.Function):
 
 
 class PReLU(nn.PReLU):
-    """`nn.PReLU` whose backward pass on a CPU takes half the time (24 instead of 45 ms for 32x128x56x56, two threads).
+    """`nn.PReLU` with a quicker backward pass on a CPU, which is 29 % of a MobileFaceNet's training step.
 
-    In a MobileFaceNet that backward pass is 29 % of a training step (`benchmarks/prelu.py`).
+    27 instead of 47 ms for 32x128x56x56 on two threads with tcmalloc; with glibc's allocator 67 instead of 70
+    (`benchmarks/prelu.py`, 2026-11-21).
     """
 
     def forward(self, x: Tensor) -> Tensor:
