@@ -1,6 +1,6 @@
 """Backward pass of `nkf.models.layers.PReLU` beside torch's own, alternating in one run.
 
-python benchmarks/prelu.py
+LD_PRELOAD=libtcmalloc_minimal.so.4 python benchmarks/prelu.py
 """
 
 import statistics
