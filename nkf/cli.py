@@ -246,8 +246,10 @@ def export(model: Name, /, *, out: OutFolder, name: str | None = None, evaluatio
     torch_device("cpu")  # without torch this says what to install
     from nkf.export import export as write
     from nkf.export import read_figures
+    from nkf.weights import find_weights
 
-    info = write(model, out, name=name, metrics=read_figures(evaluation) if evaluation else {})
+    metrics = read_figures(evaluation, find_weights(model, (".safetensors",))[1].name) if evaluation else {}
+    info = write(model, out, name=name, metrics=metrics)
     print(*(out / file for file in info.sha256), out / f"{info.name}.json", sep="\n")
 
 

@@ -2,11 +2,13 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
+
+from PIL import ExifTags, Image
 
 from nkf.errors import ImageError, NkfError
 from nkf.files import replacing
@@ -17,6 +19,7 @@ from nkf.progress import track
 from nkf.runtime import Device
 
 _STANDARD_OUTPUT = Path("-")
+_SOFTWARE = "nkf predict --annotate"  # EXIF tag of our pictures: no other file is ever replaced by one
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def find_images(inputs: Iterable[Path]) -> list[Path]:
     images: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+            found = sorted(file for file in _files_below(path) if file.suffix.lower() in IMAGE_SUFFIXES)
             if not found:
                 raise NkfError(f"{path}: no image in this folder (endings {', '.join(sorted(IMAGE_SUFFIXES))})")
             images += found
@@ -84,6 +87,16 @@ def find_images(inputs: Iterable[Path]) -> list[Path]:
     if not images:
         raise NkfError("no input: give image files or folders, such as nkf predict photo.jpg")
     return images
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """List the files in a folder and its subfolders; one that cannot be read is an error, not left out."""
+
+    def fail(error: OSError) -> None:
+        raise NkfError(f"{error.filename}: {error.strerror}") from error
+
+    for parent, _, names in os.walk(folder, onerror=fail):
+        yield from (file for file in (Path(parent, name) for name in names) if file.is_file())
 
 
 def _annotated_files(images: Sequence[Path], folder: Path | None) -> list[Path]:
@@ -116,6 +129,9 @@ def _check_outputs(images: Sequence[Path], outputs: PredictOutputs, pictures: Se
     for path in (outputs.json, outputs.csv, *pictures):
         if path and path.resolve() in sources:
             raise NkfError(f"{path}: an input, would be overwritten; write somewhere else")
+    for picture in pictures:
+        if picture.exists() and not _is_ours(picture):
+            raise NkfError(f"{picture}: exists and is no annotated picture of nkf; choose another --annotate folder")
 
 
 def _stream_or_file(path: Path) -> Path | TextIO:
@@ -139,12 +155,23 @@ def _lines(prediction: Prediction) -> list[str]:
     return lines
 
 
+def _is_ours(picture: Path) -> bool:
+    """Whether a picture was drawn by `_save_annotated`, and may be replaced."""
+    try:
+        with Image.open(picture) as image:
+            return image.getexif().get(ExifTags.Base.Software) == _SOFTWARE
+    except (OSError, ValueError):
+        return False
+
+
 def _save_annotated(prediction: Prediction, image: Path, picture: Path) -> str | None:
     """Draw one picture; returns what went wrong, if anything: the other images of a batch go on."""
     options: dict[str, Any] = {"format": "JPEG", "quality": 92} if picture.suffix == ".jpg" else {"format": "PNG"}
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = _SOFTWARE
     try:
         with replacing(picture) as partial:
-            annotate(read_image(image), prediction).save(partial, **options)
+            annotate(read_image(image), prediction).save(partial, exif=exif, **options)
     except ImageError as error:  # gone or changed since it was predicted
         return str(error).replace("\n", " ")
     except OSError as error:

@@ -4,6 +4,7 @@ Weights are rounded to float16 first, in both files alike, so that they agree; t
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,17 @@ def export(model: str, out: Path, *, name: str | None = None, metrics: dict[str,
     return save_model(network, out / f"{info.name}.safetensors", info, half=True)
 
 
-def read_figures(evaluation: Path) -> dict[str, Any]:
+def read_figures(evaluation: Path, model: str) -> dict[str, Any]:
     """Read what a sidecar keeps of an ``evaluation.json``, under the name of data, split and rule.
 
     Raises:
-        NkfError: when it is no such file.
+        NkfError: when it is no such file, or about another model than the one called `model`.
     """
     try:
         content = json.loads(evaluation.read_text())
         title = "{data} {split} {rule}".format_map(content)
+        if content["model"] != model:
+            raise NkfError(f"{evaluation}: about the model {content['model']!r}, not {model!r}")
         return {title: {key: content[key] for key in _FIGURES}}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NkfError(f"{evaluation}: not an evaluation.json of nkf ({error})") from error
@@ -108,6 +111,7 @@ def to_onnx(network: nn.Module, info: WeightsInfo) -> onnx.ModelProto:
         names, output, module = ["crops", "landmarks_px"], "probabilities", WithProbabilities(network)
     inputs = [torch.from_numpy(array) for array in example_inputs(info, batch=2)[: len(names)]]
     batch = torch.export.Dim("batch", min=1)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # else it regrets at each call that torchvision is missing
     program = torch.onnx.export(
         module.eval(),
         tuple(inputs),

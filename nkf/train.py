@@ -98,13 +98,17 @@ def train(
     file = run / "config.yaml"
     if file.exists() and load_config(file) != config:
         raise NkfError(f"{run}: holds a run with another configuration; choose another --out, or remove it")
+    if run.exists() and not file.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise NkfError(f"{run}: exists and is no run folder; name a new or empty one")
+    if config.pretrained is not None and not config.pretrained.is_file():
+        raise NkfError(f"{config.pretrained}: no such file, expected starting weights (safetensors)")
     recipe = create_recipe(config, torch.device(device), progress)
     steps_per_epoch(config, recipe.num_train)  # raises when the data are too few
     state = _start(recipe)
     checkpoint = run / "last" / "state.pt"
     if checkpoint.exists():
         state.load(checkpoint)
-        _shorten_log(run, state.step)
+    _shorten_log(run, state.step)
     for folder in ("last", "best"):
         (run / folder).mkdir(parents=True, exist_ok=True)
     with replacing(file) as partial:
@@ -196,10 +200,11 @@ def _fit(recipe: Recipe, state: State, run: Path, deadline: float) -> dict[str, 
         state.losses.append(train_step(recipe, state, total))
         if state.step % LOG_EVERY == 0:
             _log_losses(recipe, state, run, total)
-        if state.step % validate_every == 0 or state.step == total:
+        validated = state.step % validate_every == 0 or state.step == total
+        if validated:
             summary = _validate(recipe, state, run) | {"finished": state.step == total}
         late = time.monotonic() > deadline
-        if late or state.step == total or time.monotonic() > saved + CHECKPOINT_SECONDS:
+        if late or validated or time.monotonic() > saved + CHECKPOINT_SECONDS:
             state.save(run / "last" / "state.pt")
             saved = time.monotonic()
         if late:

@@ -269,3 +269,18 @@ def test_a_programming_error_in_a_command_is_not_taken_for_a_mistake_of_the_user
     monkeypatch.setitem(cli.COMMANDS, "fail", fail)
     with pytest.raises(ValueError, match="ours"):
         run("fail")
+
+
+def test_annotation_replaces_only_its_own_pictures(run, tmp_path, portrait_path):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    mine = folder / portrait_path.name
+    Image.new("RGB", (8, 8)).save(mine)
+    before = mine.read_bytes()
+    code, _, err = run("predict", portrait_path, "--detector", "none", "--annotate", folder)
+    assert code == 2
+    assert "exists and is no annotated picture of nkf" in err[0]
+    assert mine.read_bytes() == before
+    mine.unlink()
+    for _ in range(2):
+        assert run("predict", portrait_path, "--detector", "none", "--annotate", folder)[0] == 0

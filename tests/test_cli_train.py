@@ -90,7 +90,7 @@ def test_mistakes_are_one_line_and_write_nothing(
     ("options", "message"),
     [
         (["--data", "nowhere"], "nowhere: no pack"),
-        (["--pretrained", "nowhere"], "nowhere: not a readable safetensors file"),
+        (["--pretrained", "nowhere"], "nowhere: no such file, expected starting weights"),
         (["--seed", "-1"], "options: seed"),
     ],
 )

@@ -176,6 +176,12 @@ def test_learning_rate_warms_up_and_falls_to_zero(mini_pack: Path) -> None:
     assert total_steps(settings, 32) == 12
 
 
+def test_folder_of_something_else_is_refused(mini_pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("")
+    with pytest.raises(NkfError, match="exists and is no run folder"):
+        train(config_for(mini_pack), tmp_path)
+
+
 def test_too_large_a_batch_is_refused(mini_pack: Path, tmp_path: Path) -> None:
     with pytest.raises(NkfError, match="batch_size 64: more than the 32 training images"):
         train(config_for(mini_pack, batch_size=64), tmp_path / "run")
