@@ -141,11 +141,6 @@ def expand_box(box_xyxy: ArrayLike, factor: float) -> NDArray[np.float64]:
     return np.array([x0 - dx, y0 - dy, x1 + dx, y1 + dy])
 
 
-def bounding_box(points_px: Points) -> NDArray[np.float64]:
-    """Return the tight (4,) xyxy box of (N, 2) points."""
-    return np.concatenate([points_px.min(axis=0), points_px.max(axis=0)]).astype(np.float64)
-
-
 def interocular_distance(landmarks_px: Points) -> NDArray[np.floating]:
     """Distance between the outer eye corners, by which landmark errors are divided: (..., 68, 2) -> (...)."""
     return np.linalg.norm(landmarks_px[..., LEFT_EYE_OUTER, :] - landmarks_px[..., RIGHT_EYE_OUTER, :], axis=-1)

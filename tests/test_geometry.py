@@ -109,10 +109,6 @@ def test_expand_box() -> None:
     np.testing.assert_allclose(geometry.expand_box((10, 20, 30, 60), 1.5), (5, 10, 35, 70))
 
 
-def test_bounding_box() -> None:
-    np.testing.assert_allclose(geometry.bounding_box(np.array([[3, 9], [1, 20], [2, 4]])), (1, 4, 3, 20))
-
-
 def test_interocular_distance_is_between_the_outer_corners() -> None:
     landmarks = np.zeros((2, 68, 2))
     landmarks[:, 45] = (30, 40)
