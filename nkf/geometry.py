@@ -12,6 +12,7 @@ Points = NDArray[np.floating]  # (..., 2), pixels
 Matrix = NDArray[np.float64]  # (2, 3), maps (x, y, 1) to (x, y)
 
 NUM_LANDMARKS = 68
+NUM_VERTICES = 478  # of the face mesh that the teacher finds
 NASAL_BASE = 33
 LANDMARK_GROUPS: dict[str, range] = {
     "jaw": range(0, 17),
@@ -40,6 +41,7 @@ _MIRROR = (
 LANDMARK_MIRROR: NDArray[np.int64] = np.array(_MIRROR)  # (68,), landmark k of a mirrored face was landmark MIRROR[k]
 
 CROP_SIZE = 112
+LOOSE_SCALE, UPRIGHT_SCALE = 1.3, 1.2  # side of the alignment network's crops, in longer sides of the landmarks' box
 CROP_TEMPLATE: NDArray[np.float64] = np.array(
     [[0.32, 0.40], [0.68, 0.40], [0.50, 0.62], [0.37, 0.75], [0.63, 0.75]]
 )  # (5, 2), fractions of the crop's side, in the order of `five_points`
@@ -132,6 +134,62 @@ def box_transform(box_xyxy: ArrayLike, size: int = CROP_SIZE) -> Matrix:
     scale = size / max(x1 - x0, y1 - y0)
     centre = np.array([x0 + x1, y0 + y1]) / 2
     return np.column_stack([np.eye(2) * scale, size / 2 - centre * scale])
+
+
+def roll(landmarks_px: Points) -> NDArray[np.floating]:
+    """Rotation of each face in radians, clockwise as displayed, by the best similarity to the mean shape.
+
+    Args:
+        landmarks_px: (..., 68, 2).
+    """
+    shape = MEAN_SHAPE - MEAN_SHAPE.mean(axis=0)
+    points = landmarks_px - landmarks_px.mean(axis=-2, keepdims=True)
+    along = (points * shape).sum(axis=(-2, -1))
+    across = (points[..., 1] * shape[:, 0] - points[..., 0] * shape[:, 1]).sum(axis=-1)
+    return np.arctan2(across, along)
+
+
+def loose_square(landmarks_px: Points) -> NDArray[np.floating]:
+    """Square of a face alignment network's first crop, about as a detector's box gives it.
+
+    Args:
+        landmarks_px: (..., 68, 2).
+
+    Returns:
+        (..., 4): centre x, centre y and side in pixels, and the angle 0: raised, since detectors add forehead.
+    """
+    low, high = landmarks_px.min(axis=-2), landmarks_px.max(axis=-2)
+    side = (high - low).max(axis=-1) * LOOSE_SCALE
+    x, y = ((low + high) / 2)[..., 0], ((low + high) / 2)[..., 1]
+    return np.stack([x, y - 0.05 * side, side, np.zeros_like(side)], axis=-1)
+
+
+def upright_square(landmarks_px: Points) -> NDArray[np.floating]:
+    """Square of a face alignment network's second crop: closer around the landmarks, and turned with the face.
+
+    Args:
+        landmarks_px: (..., 68, 2).
+
+    Returns:
+        (..., 4): centre x, centre y and side in pixels, and the face's rotation in radians (see `roll`).
+    """
+    angle = roll(landmarks_px)
+    cos, sin = np.cos(angle)[..., None], np.sin(angle)[..., None]
+    x, y = landmarks_px[..., 0], landmarks_px[..., 1]
+    turned = np.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)  # upright, about the origin
+    low, high = turned.min(axis=-2), turned.max(axis=-2)
+    u, v = ((low + high) / 2)[..., 0], ((low + high) / 2)[..., 1]
+    cos, sin = cos[..., 0], sin[..., 0]
+    side = (high - low).max(axis=-1) * UPRIGHT_SCALE
+    return np.stack([cos * u - sin * v, sin * u + cos * v, side, angle], axis=-1)
+
+
+def square_transform(square: ArrayLike, size: int = CROP_SIZE) -> Matrix:
+    """Find the similarity that maps a square (centre x, centre y, side, angle) to an upright crop of the given size."""
+    x, y, side, angle = np.asarray(square, np.float64)
+    cos, sin = np.cos(angle) * size / side, np.sin(angle) * size / side
+    linear = np.array([[cos, sin], [-sin, cos]])
+    return np.column_stack([linear, size / 2 - linear @ [x, y]])
 
 
 def expand_box(box_xyxy: ArrayLike, factor: float) -> NDArray[np.float64]:

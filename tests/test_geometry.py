@@ -150,3 +150,40 @@ def test_mirror_landmarks_twice_is_nothing() -> None:
     mirrored = geometry.mirror_landmarks(landmarks, 50)
     np.testing.assert_allclose(geometry.mirror_landmarks(mirrored, 50), landmarks)
     np.testing.assert_array_equal(landmarks, before)
+
+
+@pytest.mark.parametrize("degrees", [-170, -60, 0, 25, 90])
+def test_roll_is_the_rotation_of_the_face(degrees: float) -> None:
+    turned = geometry.transform_points(similarity(degrees, 1.7, (40, -3)), FACE)
+    assert np.degrees(geometry.roll(turned)) == pytest.approx(degrees)
+    assert geometry.roll(np.stack([FACE, turned])).shape == (2,)
+
+
+@pytest.mark.parametrize("degrees", [-120, 0, 35])
+def test_upright_square_puts_every_face_into_the_same_crop(degrees: float) -> None:
+    """Whatever the similarity, the crop shows the face upright, centred, and with the agreed margin."""
+    face = geometry.transform_points(similarity(degrees, 0.6, (300, 20)), FACE)
+    matrix = geometry.square_transform(geometry.upright_square(face), 96)
+    found = geometry.transform_points(matrix, face)
+    low, high = found.min(axis=0), found.max(axis=0)
+    np.testing.assert_allclose((low + high) / 2, 48, atol=1e-9)
+    assert (high - low).max() == pytest.approx(96 / geometry.UPRIGHT_SCALE)
+    assert geometry.roll(found) == pytest.approx(0, abs=1e-9)
+
+
+def test_loose_square_is_level_and_has_forehead() -> None:
+    x, y, side, angle = geometry.loose_square(geometry.transform_points(similarity(30, 1, (0, 0)), FACE))
+    turned = geometry.transform_points(similarity(30, 1, (0, 0)), FACE)
+    low, high = turned.min(axis=0), turned.max(axis=0)
+    assert angle == 0
+    assert side == pytest.approx((high - low).max() * geometry.LOOSE_SCALE)
+    assert x == pytest.approx((low[0] + high[0]) / 2)
+    assert y < (low[1] + high[1]) / 2
+    assert geometry.loose_square(np.stack([FACE] * 3)).shape == (3, 4)
+
+
+def test_square_transform_undoes_the_angle() -> None:
+    matrix = geometry.square_transform([10, 20, 40, np.pi / 2], 80)
+    # The square's centre, and the point half a side to the right of it in the face's own frame, which is below it.
+    points = geometry.transform_points(matrix, np.array([[10.0, 20], [10, 40]]))
+    np.testing.assert_allclose(points, [[40, 40], [80, 40]], atol=1e-9)
