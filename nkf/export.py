@@ -21,10 +21,11 @@ from nkf.files import replacing
 from nkf.geometry import MEAN_SHAPE
 from nkf.models import TorchModel, load_model, save_model
 from nkf.runtime import OnnxModel
-from nkf.weights import WeightsInfo, file_sha256, find_weights
+from nkf.weights import INPUTS, OUTPUTS, WeightsInfo, file_sha256, find_weights
 
-PARITY_LIMIT = {"nkf": 1e-4, "fan": 1e-2}  # probabilities; pixels of the crop
+PARITY_LIMIT = {"nkf": 1e-4, "fan": 1e-2, "detector": 2e-2}  # probabilities; pixels of the crop or picture
 _PARITY_BATCHES = (1, 5)
+_DETECTOR_SIZE = 256  # several cells at every stride, else the exporter takes the picture's size for fixed
 _FIGURES = ("n", "accuracy", "accuracy_ci95", "mean_class_accuracy", "accuracy_leakfree", "n_leakfree", "landmarks")
 _SMALLEST_HALVED = 256  # initialisers with fewer numbers stay float32: nothing to gain
 
@@ -105,19 +106,20 @@ def round_to_half(network: nn.Module) -> nn.Module:
 
 
 def to_onnx(network: nn.Module, info: WeightsInfo) -> onnx.ModelProto:
-    """Export with a free batch size; inputs and outputs are named as in `nkf.runtime`."""
-    names, output, module = ["crops"], "landmarks_px", network
-    if info.kind == "nkf":
-        names, output, module = ["crops", "landmarks_px"], "probabilities", WithProbabilities(network)
+    """Export with free batch size, for detectors free picture size too; names are those of `nkf.weights`."""
+    module = WithProbabilities(network) if info.kind == "nkf" else network
+    names = INPUTS[info.kind]
     inputs = [torch.from_numpy(array) for array in example_inputs(info, batch=2)[: len(names)]]
-    batch = torch.export.Dim("batch", min=1)
+    dynamic = {0: torch.export.Dim("batch", min=1)}
+    if info.kind == "detector":  # any picture whose sides are multiples of 64
+        dynamic |= {2: 64 * torch.export.Dim("rows", min=1), 3: 64 * torch.export.Dim("columns", min=1)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # else it regrets at each call that torchvision is missing
     program = torch.onnx.export(
         module.eval(),
         tuple(inputs),
-        input_names=names,
-        output_names=[output],
-        dynamic_shapes=tuple({0: batch} for _ in inputs),
+        input_names=list(names),
+        output_names=list(OUTPUTS[info.kind]),
+        dynamic_shapes=tuple(dynamic for _ in inputs),
         dynamo=True,
         verbose=False,
         optimize=False,  # it would fold batch norms into weights, which are then no float16 values any more
@@ -159,15 +161,15 @@ def parity(network: nn.Module, file: Path, info: WeightsInfo) -> float:
     differences = []
     for batch in _PARITY_BATCHES:
         inputs = dict(zip(onnx_model.inputs, example_inputs(info, batch), strict=False))
-        (output,) = onnx_model(**inputs).values()
-        differences.append(float(np.abs(output - torch_model(*inputs.values())).max()))
+        pairs = zip(onnx_model(**inputs).values(), torch_model(*inputs.values()), strict=True)
+        differences += [float(np.abs(ours - theirs).max()) for ours, theirs in pairs]
     return max(differences)
 
 
 def example_inputs(info: WeightsInfo, batch: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Random crops (B, 3, S, S), and the mean shape scattered a little (B, 68, 2), always the same."""
     generator = np.random.default_rng(0)
-    size = info.input_size
+    size = info.input_size if info.kind != "detector" else _DETECTOR_SIZE
     coarse = generator.random((batch, 3, size // 8, size // 8), np.float32)
     crops = coarse.repeat(8, axis=2).repeat(8, axis=3)
     landmarks_px = (MEAN_SHAPE + 0.02 * generator.standard_normal((batch, *MEAN_SHAPE.shape))) * size

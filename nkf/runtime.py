@@ -7,13 +7,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nkf.errors import NkfError
-from nkf.weights import DEFAULT_FAN, WeightsInfo, find_weights
+from nkf.geometry import NUM_LANDMARKS
+from nkf.weights import DEFAULT_DETECTOR, DEFAULT_FAN, INPUTS, OUTPUTS, Kind, WeightsInfo, find_weights
 
 Device = Literal["auto", "cpu", "cuda"]
 FloatArray = NDArray[np.float32]
@@ -61,24 +62,33 @@ class OnnxModel:
         return dict(zip(self.outputs, self._session.run(None, inputs), strict=True))
 
 
+class FoundLandmarks(NamedTuple):
+    """Landmarks of B faces: `points_px` (B, 68, 2), and `spread_px` (B, 68), the expected distance to the truth."""
+
+    points_px: NDArray[np.floating]
+    spread_px: NDArray[np.floating]
+
+
 @dataclass(frozen=True)
 class LandmarkModel:
     """A face alignment network: crops to 68 landmarks, in any number."""
 
     info: WeightsInfo
-    network: Callable[[FloatArray], FloatArray]
+    network: Callable[[FloatArray], tuple[FloatArray, ...]]
 
-    def __call__(self, crops: FloatArray) -> FloatArray:
+    def __call__(self, crops: FloatArray) -> FoundLandmarks:
         """Find landmarks.
 
         Args:
             crops: (B, 3, S, S) float32 RGB in [0, 1], S = ``info.input_size``.
 
         Returns:
-            (B, 68, 2) float32, pixels of the crop.
+            float32, pixels of the crop.
         """
         parts = [self.network(part) for part in _batches(crops)]
-        return np.concatenate(parts) if parts else np.zeros((0, 68, 2), np.float32)
+        if not parts:
+            return FoundLandmarks(np.zeros((0, NUM_LANDMARKS, 2), np.float32), np.zeros((0, NUM_LANDMARKS), np.float32))
+        return FoundLandmarks(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -103,21 +113,47 @@ class ExpressionModel:
         return np.concatenate(parts) if parts else np.zeros((0, len(self.info.classes)), np.float32)
 
 
+@dataclass(frozen=True)
+class DetectorModel:
+    """A face detector: one picture to what each cell of its grid says."""
+
+    info: WeightsInfo
+    network: Callable[[FloatArray], tuple[FloatArray, ...]]
+
+    def __call__(self, images: FloatArray) -> tuple[FloatArray, ...]:
+        """Look at (B, 3, H, W) float32 RGB in [0, 1], sides that are multiples of 64.
+
+        Returns:
+            scores (B, h, w), boxes (B, h, w, 4) and points (B, h, w, 5, 2) in pixels, h = H / 8 and w = W / 8.
+        """
+        return self.network(images)
+
+
+def load_detector(model: str = DEFAULT_DETECTOR, device: Device = "auto") -> DetectorModel:
+    """Load a face detector by NAME, run folder or weights file (see `nkf.weights.find_weights`)."""
+    file, info = _find(model, "detector")
+    if file.suffix != ".onnx":
+        return DetectorModel(info, _load_torch(file, info, device))
+    onnx = _load_onnx(file, info, device)
+    return DetectorModel(info, lambda images: tuple(onnx(images=images).values()))
+
+
 def load_fan(model: str = DEFAULT_FAN, device: Device = "auto") -> LandmarkModel:
     """Load a face alignment network by NAME, run folder or weights file (see `nkf.weights.find_weights`)."""
     file, info = _find(model, "fan")
     if file.suffix != ".onnx":
         return LandmarkModel(info, _load_torch(file, info, device))
-    onnx = _load_onnx(file, device, inputs=("crops",), output="landmarks_px")
-    return LandmarkModel(info, lambda crops: onnx(crops=crops)["landmarks_px"])
+    onnx = _load_onnx(file, info, device)
+    return LandmarkModel(info, lambda crops: tuple(onnx(crops=crops).values()))
 
 
 def load_expression_model(model: str, device: Device = "auto") -> tuple[ExpressionModel, WeightsInfo]:
     """Load an expression network by NAME, run folder or weights file (see `nkf.weights.find_weights`)."""
     file, info = _find(model, "nkf")
     if file.suffix != ".onnx":
-        return ExpressionModel(info, _load_torch(file, info, device)), info
-    onnx = _load_onnx(file, device, inputs=("crops", "landmarks_px"), output="probabilities")
+        torch_network = _load_torch(file, info, device)
+        return ExpressionModel(info, lambda crops, landmarks_px: torch_network(crops, landmarks_px)[0]), info
+    onnx = _load_onnx(file, info, device)
 
     def network(crops: FloatArray, landmarks_px: FloatArray) -> FloatArray:
         return onnx(crops=crops, landmarks_px=landmarks_px)["probabilities"]
@@ -125,23 +161,24 @@ def load_expression_model(model: str, device: Device = "auto") -> tuple[Expressi
     return ExpressionModel(info, network), info
 
 
-def _find(model: str, kind: Literal["fan", "nkf"]) -> tuple[Path, WeightsInfo]:
+def _find(model: str, kind: Kind) -> tuple[Path, WeightsInfo]:
     file, info = find_weights(model)
     if info.kind != kind:
-        purpose = {"fan": "finds landmarks", "nkf": "tells expressions"}
+        purpose = {"fan": "finds landmarks", "nkf": "tells expressions", "detector": "finds faces"}
         raise NkfError(f"model {model!r}: it {purpose[info.kind]}, one that {purpose[kind]} is needed here")
     return file, info
 
 
-def _load_onnx(file: Path, device: Device, inputs: tuple[str, ...], output: str) -> OnnxModel:
+def _load_onnx(file: Path, info: WeightsInfo, device: Device) -> OnnxModel:
     model = OnnxModel(file, device)
-    if set(model.inputs) != set(inputs) or output not in model.outputs:
+    inputs, outputs = INPUTS[info.kind], OUTPUTS[info.kind]
+    if set(model.inputs) != set(inputs) or model.outputs != outputs:
         found = f"{', '.join(model.inputs)} -> {', '.join(model.outputs)}"
-        raise NkfError(f"{file}: inputs and outputs are {found}; expected {', '.join(inputs)} -> {output}")
+        raise NkfError(f"{file}: inputs and outputs are {found}; expected {', '.join(inputs)} -> {', '.join(outputs)}")
     return model
 
 
-def _load_torch(file: Path, info: WeightsInfo, device: Device) -> Callable[..., FloatArray]:
+def _load_torch(file: Path, info: WeightsInfo, device: Device) -> Callable[..., tuple[FloatArray, ...]]:
     place = torch_device(device)
     from nkf.models import TorchModel, load_model
 

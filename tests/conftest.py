@@ -1,6 +1,7 @@
 """Shared fixtures: the portrait, and networks so small that they are made in a moment."""
 
 import io
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from nkf import __version__, weights
 from nkf.data.labels import VOTE_COLUMNS
 from nkf.data.pack import PackWriter, Sample
 from nkf.geometry import CROP_SIZE, MEAN_SHAPE
-from nkf.weights import DEFAULT_FAN, DEFAULT_MODEL, WeightsInfo, file_sha256
+from nkf.weights import DEFAULT_DETECTOR, DEFAULT_FAN, DEFAULT_MODEL, WeightsInfo, file_sha256
 
 CLASSES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 LOGITS = (1.0, 4.0, 0.5, 2.0, 0.0, -1.0, 0.2, -0.5)
@@ -76,45 +77,47 @@ def model_file(save_network: SaveNetwork) -> Path:
 
 @pytest.fixture
 def fake_package(tmp_path: Path, save_network: SaveNetwork, fake_landmarks: NDArray[np.float32], monkeypatch) -> Path:
-    """Put the fake networks in the place of the packaged ones, under the default names."""
+    """Put fake networks in the place of the packaged ones, under the default names; the detector stays the real one."""
     save_network("fan", fake_landmarks, name=DEFAULT_FAN)
     save_network("nkf", np.array(LOGITS, np.float32), name=DEFAULT_MODEL)
+    for file in weights.WEIGHTS_FOLDER.glob(f"{DEFAULT_DETECTOR}.*"):
+        shutil.copy(file, tmp_path)
     monkeypatch.setattr(weights, "WEIGHTS_FOLDER", tmp_path)
     return tmp_path
 
 
+SPREAD_PX = 0.5  # what the fake face alignment network says of every landmark
+
+
 def _constant_network(kind: str, constants: NDArray[np.float32]) -> onnx.ModelProto:
-    """Build (B, ...) inputs -> `constants` B times; for ``nkf`` their softmax. The inputs count with weight zero."""
-    crops = helper.make_tensor_value_info("crops", TensorProto.FLOAT, ["batch", 3, CROP_SIZE, CROP_SIZE])
-    inputs, output = [crops], "landmarks_px"
+    """Build (B, ...) inputs -> `constants` B times; the inputs count with weight zero.
+
+    For ``nkf`` the constants are logits, and the output their softmax; for ``fan`` they are the landmarks.
+    """
+    inputs = [helper.make_tensor_value_info("crops", TensorProto.FLOAT, ["batch", 3, CROP_SIZE, CROP_SIZE])]
     if kind == "nkf":
         inputs.append(helper.make_tensor_value_info("landmarks_px", TensorProto.FLOAT, ["batch", 68, 2]))
-        output = "probabilities"
-    nodes, sums = [], []
+    values = {"landmarks_px": constants, "spread_px": np.full(68, SPREAD_PX, np.float32)}
+    values = {"probabilities": constants} if kind == "nkf" else values
+    weights: dict[str, NDArray[Any]] = {"axes": np.array([1]), "zero": np.zeros((), np.float32)}
+    nodes = []
     for value in inputs:
-        flat, total = f"{value.name}_flat", f"{value.name}_sum"
-        nodes.append(helper.make_node("Flatten", [value.name], [flat]))
-        nodes.append(helper.make_node("ReduceSum", [flat, "axes"], [total]))  # (B, 1)
-        sums.append(total)
-    nodes.append(helper.make_node("Sum", sums, ["sum"]))
+        nodes.append(helper.make_node("Flatten", [value.name], [f"{value.name}_flat"]))
+        nodes.append(helper.make_node("ReduceSum", [f"{value.name}_flat", "axes"], [f"{value.name}_sum"]))  # (B, 1)
+    nodes.append(helper.make_node("Sum", [f"{value.name}_sum" for value in inputs], ["sum"]))
     nodes.append(helper.make_node("Mul", ["sum", "zero"], ["nothing"]))
-    nodes.append(helper.make_node("Add", ["nothing", "constants"], ["values"]))  # (B, N)
-    last = ("Softmax", ["values"]) if kind == "nkf" else ("Reshape", ["values", "shape"])
-    nodes.append(helper.make_node(*last, [output]))
-    shape = ["batch", *constants.shape]
-    weights = {
-        "axes": np.array([1]),
-        "zero": np.zeros((), np.float32),
-        "constants": constants.reshape(1, -1),
-        "shape": np.array([-1, *constants.shape]),
-    }
-    graph = helper.make_graph(
-        nodes,
-        kind,
-        inputs,
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
+    for name, value in values.items():
+        weights[f"{name}_constants"] = value.reshape(1, -1)
+        weights[f"{name}_shape"] = np.array([-1, *value.shape])
+        last = ("Softmax", [f"{name}_flat"]) if kind == "nkf" else ("Reshape", [f"{name}_flat", f"{name}_shape"])
+        nodes.append(helper.make_node("Add", ["nothing", f"{name}_constants"], [f"{name}_flat"]))  # (B, N)
+        nodes.append(helper.make_node(*last, [name]))
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *value.shape])
+        for name, value in values.items()
+    ]
+    constants_of_graph = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, kind, inputs, outputs, constants_of_graph)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 

@@ -30,7 +30,7 @@ def random_crops(count):
 def test_onnx_model_takes_and_gives_arrays_by_name(fan_file, fake_landmarks, as_bytes):
     model = OnnxModel(fan_file.read_bytes() if as_bytes else fan_file, "cpu", threads=1)
     assert model.inputs == ("crops",)
-    assert model.outputs == ("landmarks_px",)
+    assert model.outputs == ("landmarks_px", "spread_px")
     np.testing.assert_allclose(model(crops=random_crops(2))["landmarks_px"], [fake_landmarks] * 2)
 
 
@@ -74,9 +74,10 @@ def test_unknown_device(fan_file):
 def test_load_fan(fan_file, fake_landmarks, count):
     fan = load_fan(str(fan_file))
     assert fan.info.input_size == 112
-    found = fan(random_crops(count))
-    assert found.shape == (count, 68, 2)
-    np.testing.assert_allclose(found, np.broadcast_to(fake_landmarks, found.shape))
+    points_px, spread_px = fan(random_crops(count))
+    assert points_px.shape == (count, 68, 2)
+    assert spread_px.shape == (count, 68)
+    np.testing.assert_allclose(points_px, np.broadcast_to(fake_landmarks, points_px.shape))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -100,7 +101,9 @@ def test_batches_are_cut_and_keep_their_order(fan_file):
     crops, landmarks = number.reshape(-1, 1, 1, 1), -number.reshape(-1, 1, 1)
     np.testing.assert_array_equal(ExpressionModel(info, echo)(crops, landmarks), np.stack([number, -number], axis=1))
     assert sizes == [BATCH_SIZE, BATCH_SIZE, 3]
-    np.testing.assert_array_equal(LandmarkModel(info, lambda part: part)(crops), crops)
+    found = LandmarkModel(info, lambda part: (part, -part))(crops)
+    np.testing.assert_array_equal(found.points_px, crops)
+    np.testing.assert_array_equal(found.spread_px, -crops)
 
 
 def test_the_wrong_kind_of_model_is_refused(fan_file, model_file):
@@ -112,7 +115,9 @@ def test_the_wrong_kind_of_model_is_refused(fan_file, model_file):
 
 def test_inputs_and_outputs_must_have_the_agreed_names(save_network, fake_landmarks):
     file = save_network("fan", fake_landmarks, kind="nkf", classes=("happiness",))
-    with pytest.raises(NkfError, match="crops -> landmarks_px; expected crops, landmarks_px -> probabilities"):
+    with pytest.raises(
+        NkfError, match="crops -> landmarks_px, spread_px; expected crops, landmarks_px -> probabilities"
+    ):
         load_expression_model(str(file))
 
 
@@ -137,10 +142,11 @@ def run_folder(tmp_path, fan_file) -> Path:
 
 def test_a_run_folder_runs_in_torch_with_the_same_contract(run_folder):
     fan = load_fan(str(run_folder), "cpu")
-    found = fan(np.random.default_rng(0).random((2, 3, 64, 64), np.float32))
-    assert found.shape == (2, 68, 2)
-    assert found.dtype == np.float32
-    assert np.isfinite(found).all()
+    points_px, spread_px = fan(np.random.default_rng(0).random((2, 3, 64, 64), np.float32))
+    assert points_px.shape == (2, 68, 2)
+    assert points_px.dtype == spread_px.dtype == np.float32
+    assert np.isfinite(points_px).all()
+    assert (spread_px > 0).all()
 
 
 def test_a_run_folder_without_torch_says_what_to_install(run_folder, monkeypatch):

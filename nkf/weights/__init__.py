@@ -16,15 +16,25 @@ from nkf.files import replacing
 WEIGHTS_FOLDER = Path(__file__).parent
 DEFAULT_MODEL = "mobile"
 DEFAULT_FAN = "fan"
-Kind = Literal["fan", "nkf"]
+DEFAULT_DETECTOR = "face"
+Kind = Literal["fan", "nkf", "detector"]
+
+INPUTS: dict[Kind, tuple[str, ...]] = {"fan": ("crops",), "nkf": ("crops", "landmarks_px"), "detector": ("images",)}
+OUTPUTS: dict[Kind, tuple[str, ...]] = {
+    "fan": ("landmarks_px", "spread_px"),
+    "nkf": ("probabilities",),
+    "detector": ("scores", "boxes_px", "points_px"),
+}
 
 
 class WeightsInfo(BaseModel):
     """The sidecar of a weights file: all that is needed to use it, and where it comes from.
 
-    Both kinds take ``crops``: (B, 3, S, S) float32 RGB in [0, 1] with S = `input_size`; mean and std are applied
-    inside. ``fan`` gives ``landmarks_px``: (B, 68, 2) in pixels of the crop. ``nkf`` takes these too, and gives
-    ``probabilities``: (B, len(classes)).
+    ``detector`` takes ``images``: (B, 3, H, W) float32 RGB in [0, 1], H and W multiples of 64, and gives for each cell
+    of 8x8 pixels a score, a box and five points (see `nkf.models.detector`); its `input_size` is that of training.
+    The other kinds take ``crops``: (B, 3, S, S) float32 RGB in [0, 1] with S = `input_size`; mean and std are applied
+    inside. ``fan`` gives ``landmarks_px``: (B, 68, 2) in pixels of the crop, and ``spread_px``: (B, 68), their expected
+    distances to the truth. ``nkf`` takes the landmarks too, and gives ``probabilities``: (B, len(classes)).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
