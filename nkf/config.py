@@ -20,6 +20,7 @@ class AugmentConfig(_Strict):
     rotation_deg: float = Field(default=10.0, ge=0, le=180, description="rotation, uniform in ± this many degrees")
     scale: float = Field(default=0.10, ge=0, lt=1, description="size of the face, uniform in 1 ± this")
     shift: float = Field(default=0.04, ge=0, lt=1, description="shift in x and y, uniform in ± this share of the side")
+    near: float = Field(default=0.0, ge=0, le=1, description="share of crops placed well: a fifth of the ranges above")
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a mirror image")
     brightness: float = Field(default=0.3, ge=0, lt=1, description="gain, uniform in 1 ± this")
     contrast: float = Field(default=0.3, ge=0, lt=1, description="contrast about the mean, uniform in 1 ± this")
@@ -28,6 +29,11 @@ class AugmentConfig(_Strict):
     grey: float = Field(default=0.0, ge=0, le=1, description="probability of dropping the colour")
     noise: float = Field(default=0.0, ge=0, description="largest standard deviation of pixel noise, of [0, 1]")
     blur: float = Field(default=0.0, ge=0, le=1, description="probability of a Gaussian blur, σ up to 4 % of the side")
+    motion_blur: float = Field(default=0.0, ge=0, le=1, description="probability of a blur along one direction")
+    jpeg: float = Field(default=0.0, ge=0, le=1, description="probability of JPEG artefacts")
+    darkness: float = Field(default=0.0, ge=0, le=1, description="probability of a picture at a tenth to a half")
+    glasses: float = Field(default=0.0, ge=0, le=1, description="probability of drawn (sun)glasses")
+    mask: float = Field(default=0.0, ge=0, le=1, description="probability of a cover over nose, mouth and chin")
     low_resolution: float = Field(default=0.0, ge=0, le=1, description="probability of shrinking to 24 px and more")
     erase: float = Field(default=0.25, ge=0, le=1, description="probability of an occluding patch")
     erase_area: float = Field(default=0.15, gt=0, le=0.5, description="largest share of the crop that a patch covers")
@@ -54,10 +60,14 @@ class TrainConfig(_Strict):
     """One training run. Paths are relative to the folder where the command runs."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the run folder and of the model")
-    task: Literal["expression", "landmarks"]
+    task: Literal["expression", "landmarks", "detection"]
     data: tuple[Path, ...] = Field(min_length=1, description="packs; expression networks take one")
+    backgrounds: tuple[Path, ...] = Field(default=(), description="detection: folders of pictures without faces")
+    scenes: int = Field(default=10_000, gt=1, description="detection: pictures composed of faces and backgrounds")
     network: NetworkConfig = NetworkConfig()
     pretrained: Path | None = Field(default=None, description="face-identity weights that the backbone starts from")
+    mesh: Path | None = Field(default=None, description="folder of the teacher's mesh basis: adds the mesh as a target")
+    frozen: tuple[str, ...] = Field(default=(), description="parts of the network that keep their starting weights")
     start: str | None = Field(default=None, description="NAME, run or file whose weights the network starts from")
     crop_size: int = Field(default=112, ge=32, multiple_of=16, description="side of the crop in pixels")
     rule: LabelRule = Field(default="majority", description="which images count, and how votes become labels")
@@ -79,6 +89,12 @@ class TrainConfig(_Strict):
     def _one_start(self) -> Self:
         if self.pretrained is not None and self.start is not None:
             raise ValueError("pretrained and start: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _backgrounds_for_detection(self) -> Self:
+        if self.task == "detection" and not self.backgrounds:
+            raise ValueError("backgrounds: a detector needs at least one folder of pictures without faces")
         return self
 
     @model_validator(mode="after")

@@ -149,7 +149,8 @@ def _predict_rows(
             stored = pack.landmarks_px[rows[start : start + BATCH]]
             points = [face if np.isfinite(face).all() else None for face in stored]
         else:
-            points = [find_landmarks(fan, image, [whole_box(image)], size=fan.info.input_size)[0] for image in images]
+            size = fan.info.input_size
+            points = [find_landmarks(fan, image, [whole_box(image)], size=size).points_px[0] for image in images]
         aligned = [align(image, face, network.info.input_size) for image, face in zip(images, points, strict=True)]
         missing += sum(face is None for face in points)
         landmarks_px = np.stack([face for _, face in aligned]).astype(np.float32)

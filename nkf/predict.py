@@ -1,7 +1,7 @@
 """A photo in, the expressions of its faces out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,38 +9,49 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nkf.detectors import Detector
 from nkf.errors import ImageError, NkfError
-from nkf.faces import Detector, Face, find_landmarks, make_detector, quarter_turns_upright, to_batch
-from nkf.geometry import NUM_LANDMARKS, Points, box_transform, transform_points
-from nkf.images import ImageRGB, align, read_image, to_rgb, upright, warp_similarity
-from nkf.runtime import Device, load_expression_model, load_fan
+from nkf.faces import Face, to_batch
+from nkf.finder import FaceFinder, align_face
+from nkf.geometry import NUM_LANDMARKS
+from nkf.images import ImageRGB, read_image, to_rgb, upright
+from nkf.quality import Problem
+from nkf.runtime import Device, load_expression_model
 from nkf.weights import DEFAULT_FAN, DEFAULT_MODEL, WeightsInfo
 
-Status = Literal["ok", "no_face", "error"]
+Status = Literal["ok", "low_quality", "no_face", "error"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FacePrediction:
     """One face with its expression; coordinates are pixels of the upright image.
 
-    `box_xyxy` is (4,), `landmarks_px` (68, 2), `detection_score` in [0, 1]; `probabilities` sum to 1 over the model's
-    classes, in its order, and `expression` is the most probable of them.
+    `box_xyxy` is (4,), `detection_score` in [0, 1], `landmarks_px` (68, 2), and `landmark_spread_px` (68,) their
+    expected distances to the truth; `probabilities` sum to 1 over the model's classes, in its order, and `expression`
+    is the most probable of them; `problems` tell why a face is of low quality (see `nkf.quality`).
     """
 
     box_xyxy: NDArray[np.float64]
     detection_score: float
     landmarks_px: NDArray[np.float64]
+    landmark_spread_px: NDArray[np.float64]
     expression: str
     probabilities: dict[str, float]
-    status: Literal["ok"] = "ok"
+    problems: tuple[Problem, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, shape in {"box_xyxy": (4,), "landmarks_px": (NUM_LANDMARKS, 2)}.items():
+        shapes = {"box_xyxy": (4,), "landmarks_px": (NUM_LANDMARKS, 2), "landmark_spread_px": (NUM_LANDMARKS,)}
+        for name, shape in shapes.items():
             value = getattr(self, name)
             if value.shape != shape or not np.isfinite(value).all():
                 raise ValueError(f"{name} has shape {value.shape} or is not finite; expected {shape}, finite")
         if self.expression not in self.probabilities:
             raise ValueError(f"expression {self.expression!r} is none of {', '.join(self.probabilities)}")
+
+    @property
+    def status(self) -> Literal["ok", "low_quality"]:
+        """Whether the expression can be trusted; `problems` tell why not."""
+        return "low_quality" if self.problems else "ok"
 
     @property
     def confidence(self) -> float:
@@ -53,9 +64,11 @@ class FacePrediction:
             "box_xyxy": _rounded(self.box_xyxy, 2),
             "detection_score": round(self.detection_score, 4),
             "landmarks_px": _rounded(self.landmarks_px, 2),
+            "landmark_spread_px": _rounded(self.landmark_spread_px, 2),
             "expression": self.expression,
             "probabilities": {name: round(value, 6) for name, value in self.probabilities.items()},
             "status": self.status,
+            "problems": list(self.problems),
         }
 
 
@@ -64,7 +77,8 @@ class Prediction:
     """What was found in one image: no face, one or many, largest first; or why it could not be read.
 
     `path` is None for an image that came as an array, `width` and `height` (pixels of the upright image) are None for
-    one that could not be read; then `message` says why.
+    one that could not be read; then `message` says why. `status` is ``ok`` with at least one face that is, and
+    ``low_quality`` when all faces are of low quality.
     """
 
     path: str | None
@@ -75,8 +89,10 @@ class Prediction:
     faces: tuple[FacePrediction, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.status == "ok") != bool(self.faces):
-            raise ValueError(f"status {self.status!r} with {len(self.faces)} faces; 'ok' means at least one face")
+        trusted = [face for face in self.faces if face.status == "ok"]
+        expected = ("ok",) if trusted else ("low_quality",) if self.faces else ("no_face", "error")
+        if self.status not in expected:
+            raise ValueError(f"status {self.status!r} with {len(trusted)} good of {len(self.faces)} faces")
         if (self.status == "error") != (self.message is not None):
             raise ValueError(f"status {self.status!r} with message {self.message!r}; an error, and only that, has one")
 
@@ -104,14 +120,13 @@ class Predictor:
         Args:
             model: the expression network: a packaged NAME, a run folder, or a weights file.
             fan: the face alignment network, in the same ways.
-            detector: ``auto``, a name in `nkf.faces.DETECTORS`, or any callable like `nkf.faces.Detector`.
+            detector: ``auto``, a name in `nkf.detectors.DETECTORS`, or any callable like `nkf.detectors.Detector`.
             device: ``auto`` takes CUDA where it is available.
 
         Raises:
             NkfError: when a network or the detector cannot be loaded.
         """
-        self._detector = make_detector(detector, device) if isinstance(detector, str) else detector
-        self._fan = load_fan(fan, device)
+        self._finder = FaceFinder(detector, fan, device)
         self._model, self.info = load_expression_model(model, device)
 
     info: WeightsInfo
@@ -142,37 +157,33 @@ class Predictor:
                 yield Prediction(str(path), None, None, "error", str(error))
 
     def _predict(self, image_rgb: ImageRGB, path: str | None) -> Prediction:
-        faces = sorted(self._detector(image_rgb), key=lambda face: face.area, reverse=True)
+        faces = self._finder(image_rgb)
         height, width = image_rgb.shape[:2]
         if not faces:
             return Prediction(path, width, height, "no_face")
-        faces = self._with_landmarks(image_rgb, faces)
         size = self.info.input_size
-        aligned = [_align_or_cut(image_rgb, face, size) for face in faces]
+        aligned = [align_face(image_rgb, face, size) for face in faces]
         landmarks_px = np.stack([landmarks for _, landmarks in aligned]).astype(np.float32)
         probabilities = self._model(to_batch([crop for crop, _ in aligned]), landmarks_px)
         if not np.isfinite(probabilities).all():
             raise NkfError(f"model {self.info.name!r} gives values that are not finite; its weights are broken")
-        predictions = (self._describe(face, row) for face, row in zip(faces, probabilities, strict=True))
-        return Prediction(path, width, height, "ok", faces=tuple(predictions))
-
-    def _with_landmarks(self, image_rgb: ImageRGB, faces: list[Face]) -> list[Face]:
-        landmarks_px = find_landmarks(
-            self._fan,
-            image_rgb,
-            [face.box_xyxy for face in faces],
-            quarter_turns=[quarter_turns_upright(face.points5_px) for face in faces],
-            size=self._fan.info.input_size,
-        )
-        if not np.isfinite(landmarks_px).all():
-            raise NkfError(f"model {self._fan.info.name!r} gives values that are not finite; its weights are broken")
-        return [replace(face, landmarks_px=points) for face, points in zip(faces, landmarks_px, strict=True)]
+        predictions = tuple(self._describe(face, row) for face, row in zip(faces, probabilities, strict=True))
+        status: Status = "ok" if any(face.status == "ok" for face in predictions) else "low_quality"
+        return Prediction(path, width, height, status, faces=predictions)
 
     def _describe(self, face: Face, probabilities: NDArray[np.float32]) -> FacePrediction:
         assert face.landmarks_px is not None
+        assert face.landmark_spread_px is not None
         by_class = dict(zip(self.classes, probabilities.tolist(), strict=True))
-        expression = self.classes[int(probabilities.argmax())]
-        return FacePrediction(face.box_xyxy, face.detection_score, face.landmarks_px, expression, by_class)
+        return FacePrediction(
+            face.box_xyxy,
+            face.detection_score,
+            face.landmarks_px,
+            face.landmark_spread_px,
+            expression=self.classes[int(probabilities.argmax())],
+            probabilities=by_class,
+            problems=face.problems,
+        )
 
 
 def _read(image: ImageRGB | Image.Image | str | Path) -> ImageRGB:
@@ -188,15 +199,6 @@ def _read(image: ImageRGB | Image.Image | str | Path) -> ImageRGB:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ImageError(f"an image array of shape {image.shape} and type {image.dtype}; expected (H, W, 3) uint8 RGB")
     return image
-
-
-def _align_or_cut(image_rgb: ImageRGB, face: Face, size: int) -> tuple[ImageRGB, Points]:
-    assert face.landmarks_px is not None
-    try:
-        return align(image_rgb, face.landmarks_px, size)
-    except ValueError:  # all landmarks in one place give no scale; the box does
-        matrix = box_transform(face.box_xyxy, size)
-        return warp_similarity(image_rgb, matrix, size), transform_points(matrix, face.landmarks_px)
 
 
 def _rounded(array: NDArray[np.float64], decimals: int) -> Any:

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from nkf.config import AugmentConfig
-from nkf.geometry import LANDMARK_MIRROR
+from nkf.geometry import LANDMARK_MIRROR, MEAN_SHAPE
+
+_NEAR = 0.2  # ranges of a well-placed crop, over those of a loose one
 
 
 def to_float(images_uint8: Tensor) -> Tensor:
@@ -22,40 +24,56 @@ def to_float(images_uint8: Tensor) -> Tensor:
 
 def augment(
     images: Tensor, landmarks_px: Tensor, base: Tensor, crop_size: int, config: AugmentConfig, generator: Generator
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cut randomly placed crops out of `images` and change their looks.
 
     Args:
         images: (B, 3, S, S).
         landmarks_px: (B, 68, 2) in pixels of `images`.
-        base: (B, 3) centre x, centre y and side, in pixels, of the square that an unchanged crop would show.
+        base: (B, 4) or (B, 2, 4) squares that an unchanged crop would show: centre x, centre y and side in pixels,
+            angle in radians. Of two, the second is for the crops that `config.near` draws.
         crop_size: side of the result.
         config: what to draw.
         generator: on the images' device.
 
     Returns:
-        crops (B, 3, crop_size, crop_size) and their landmarks (B, 68, 2).
+        crops (B, 3, crop_size, crop_size), their landmarks (B, 68, 2), the matrices (B, 2, 3) from image to crop, and
+        (B,) bool: mirrored or not.
     """
     matrices, mirrored = random_similarities(base, crop_size, config, generator)
     crops = warp(images, matrices, crop_size)
     landmarks = transform_landmarks(landmarks_px, matrices, mirrored)
+    crops = cover_eyes(crops, landmarks, config.glasses, generator)
+    crops = cover_mouth(crops, landmarks, config.mask, generator)
     crops = change_colors(crops, config, generator)
     crops = blur(crops, config.blur, generator)
+    crops = motion_blur(crops, config.motion_blur, generator)
     crops = lower_resolution(crops, config.low_resolution, generator)
     crops = erase(crops, config.erase, config.erase_area, generator)
     crops = add_noise(crops, config.noise, generator)
-    return crops.clamp(0, 1), landmarks
+    crops = jpeg(crops.clamp(0, 1), config.jpeg, generator)
+    return crops.clamp(0, 1), landmarks, matrices, mirrored
 
 
 def random_similarities(
     base: Tensor, crop_size: int, config: AugmentConfig, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw (B, 2, 3) matrices from source pixels to crop pixels, and (B,) bool: mirrored or not."""
-    angle = _uniform(base, -1, 1, generator)[:, 0] * math.radians(config.rotation_deg)  # (B,)
-    scale = 1 + config.scale * _uniform(base, -1, 1, generator)[:, 0]
-    shift = config.shift * (2 * torch.rand(len(base), 2, generator=generator, device=base.device) - 1)
-    mirrored = torch.rand(len(base), generator=generator, device=base.device) < config.flip
-    return similarity_matrices(base, crop_size, angle=angle, scale=scale, shift=shift, mirrored=mirrored), mirrored
+    """Draw (B, 2, 3) matrices from source pixels to crop pixels, and (B,) bool: mirrored or not; `base` as above."""
+    count, device = len(base), base.device
+    near = torch.rand(count, generator=generator, device=device) < config.near
+    square = base if base.dim() == 2 else torch.where(near[:, None], base[:, -1], base[:, 0])  # (B, 4)
+    reach = torch.where(near, _NEAR, 1.0)  # (B,)
+    angle, scale, x, y = reach * (2 * torch.rand(4, count, generator=generator, device=device) - 1)
+    mirrored = torch.rand(count, generator=generator, device=device) < config.flip
+    matrices = similarity_matrices(
+        square[:, :3],
+        crop_size,
+        angle=math.radians(config.rotation_deg) * angle - square[:, 3],
+        scale=1 + config.scale * scale,
+        shift=config.shift * torch.stack([x, y], dim=-1),
+        mirrored=mirrored,
+    )
+    return matrices, mirrored
 
 
 def similarity_matrices(
@@ -104,6 +122,61 @@ def transform_landmarks(landmarks_px: Tensor, matrices: Tensor, mirrored: Tensor
     return torch.where(mirrored[:, None, None], moved[:, partner], moved)
 
 
+def cover_eyes(images: Tensor, landmarks_px: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Draw glasses over some faces: two ellipses and a bar between them, of one colour, more or less see-through."""
+    if not probability:
+        return images
+    eyes = torch.stack([landmarks_px[:, 36:42].mean(dim=1), landmarks_px[:, 42:48].mean(dim=1)])  # (2, B, 2)
+    unit, axis = _face_frame(landmarks_px)
+    width, height = unit * _uniform(unit, 0.22, 0.34, generator), unit * _uniform(unit, 0.14, 0.3, generator)
+    lenses = [_in_frame(images, centre, axis) for centre in eyes]
+    inside = torch.stack([(u / width) ** 2 + (v / height) ** 2 < 1 for u, v in lenses]).any(dim=0)  # (B, S, S)
+    u, v = _in_frame(images, eyes.mean(dim=0), axis)
+    bar = (u.abs() < 0.5 * unit) & (v.abs() < 0.04 * unit)
+    return _paint(images, inside | bar, probability, generator)
+
+
+def cover_mouth(images: Tensor, landmarks_px: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Draw a cover over some faces, from the nose or the upper lip down to below the chin."""
+    if not probability:
+        return images
+    unit, axis = _face_frame(landmarks_px)
+    u, v = _in_frame(images, landmarks_px[:, 48:60].mean(dim=1), axis)
+    top = -unit * _uniform(unit, 0.3, 0.65, generator)
+    inside = (v > top) & ((u / (0.75 * unit)) ** 2 + (v / (0.95 * unit)) ** 2 < 1)
+    return _paint(images, inside, probability, generator)
+
+
+def _face_frame(landmarks_px: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit of length (B, 1, 1), about the distance of the eye centres in a frontal face, and the axis (B, 2) to the
+    left eye; both from the whole shape, because in profile the eyes coincide."""
+    shape = torch.from_numpy(MEAN_SHAPE - MEAN_SHAPE.mean(axis=0)).to(landmarks_px)
+    points = landmarks_px - landmarks_px.mean(dim=1, keepdim=True)
+    along = (points * shape).sum(dim=(1, 2))
+    across = (points[..., 1] * shape[:, 0] - points[..., 0] * shape[:, 1]).sum(dim=1)
+    axis = torch.stack([along, across], dim=-1)
+    scale = axis.norm(dim=-1, keepdim=True)  # (B, 1)
+    return (0.36 / (shape**2).sum() * scale)[..., None], axis / scale.clamp(min=1e-6)
+
+
+def _in_frame(images: Tensor, centre: Tensor, axis: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates (B, S, S) of the pixels along `axis` (B, 2) and across it, from `centre` (B, 2)."""
+    pixel = torch.arange(images.shape[-1], device=images.device) + 0.5
+    dx = pixel[None, None, :] - centre[:, 0, None, None]
+    dy = pixel[None, :, None] - centre[:, 1, None, None]
+    cos, sin = axis[:, 0, None, None], axis[:, 1, None, None]
+    return cos * dx + sin * dy, cos * dy - sin * dx
+
+
+def _paint(images: Tensor, inside: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Fill (B, S, S) areas of some images with a colour each, see-through up to a half."""
+    color = torch.rand(len(images), 3, 1, 1, generator=generator, device=images.device)
+    color = color * _uniform(images, 0, 1, generator)  # dark more often than bright
+    opacity = _uniform(images, 0.5, 1.2, generator).clamp(max=1)
+    chosen = inside[:, None] & _chance(images, probability, generator)
+    return torch.where(chosen, opacity * color + (1 - opacity) * images, images)
+
+
 def change_colors(images: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
     """Draw brightness, contrast, colour cast, gamma and loss of colour for each image."""
     gain = 1 + config.brightness * _uniform(images, -1, 1, generator)
@@ -114,6 +187,9 @@ def change_colors(images: Tensor, config: AugmentConfig, generator: Generator) -
     if config.gamma:
         exponent = 2 ** (config.gamma * _uniform(images, -1, 1, generator))
         images = images.clamp(1e-4, 1) ** exponent
+    if config.darkness:
+        dimmed = images * _uniform(images, 0.1, 0.5, generator)
+        images = torch.where(_chance(images, config.darkness, generator), dimmed, images)
     if config.grey:
         luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
         grey = (images * luma).sum(dim=1, keepdim=True).expand_as(images)
@@ -132,6 +208,39 @@ def blur(images: Tensor, probability: float, generator: Generator) -> Tensor:
     blurred = F.conv2d(F.pad(images, (reach, reach, 0, 0), "replicate"), weights, groups=3)
     blurred = F.conv2d(F.pad(blurred, (0, 0, reach, reach), "replicate"), weights.transpose(2, 3), groups=3)
     return torch.where(_chance(images, probability, generator), blurred, images)
+
+
+def motion_blur(images: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Smear some images along a line; its direction, and its length up to a tenth of the side, are the batch's."""
+    if not probability:
+        return images
+    angle, length = torch.rand(2, generator=generator, device=images.device).tolist()
+    reach = max(1, round(0.05 * images.shape[-1] * length))
+    offsets = torch.arange(-reach, reach + 1, device=images.device)
+    x, y = offsets * math.cos(math.pi * angle), offsets * math.sin(math.pi * angle)
+    axis = torch.arange(2 * reach + 1, device=images.device) - reach
+    distance = (axis[None, :, None] - x) ** 2 + (axis[:, None, None] - y) ** 2  # (L, L, L): of each cell to each point
+    kernel = (1 - distance.sqrt()).clamp(min=0).sum(dim=-1)
+    weights = (kernel / kernel.sum()).expand(3, 1, -1, -1)
+    smeared = F.conv2d(F.pad(images, (reach,) * 4, "replicate"), weights, groups=3)
+    return torch.where(_chance(images, probability, generator), smeared, images)
+
+
+def jpeg(images: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Round the 8x8 cosine coefficients of some images, coarser at higher frequencies: what JPEG loses, without its
+    colour space. The sides have to be multiples of 8."""
+    if not probability:
+        return images
+    n = torch.arange(8, device=images.device)
+    basis = torch.cos(math.pi * (n[None, :] + 0.5) * n[:, None] / 8)
+    basis = basis * torch.where(n == 0, 8**-0.5, 0.5)[:, None]  # (8, 8), orthonormal rows
+    step = (1 + n[:, None] + n[None, :]) * (0.01 + 0.05 * _uniform(images, 0, 1, generator)[..., None, None])
+    batch, channels, height, width = images.shape
+    blocks = images.view(batch, channels, height // 8, 8, width // 8, 8).transpose(3, 4)  # (B, 3, H/8, W/8, 8, 8)
+    coefficients = basis @ blocks @ basis.T
+    blocks = basis.T @ ((coefficients / step).round() * step) @ basis
+    coarse = blocks.transpose(3, 4).reshape(images.shape)
+    return torch.where(_chance(images, probability, generator), coarse, images)
 
 
 def lower_resolution(images: Tensor, probability: float, generator: Generator, smallest: int = 24) -> Tensor:

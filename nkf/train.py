@@ -14,7 +14,7 @@ CUDA kernels add in no fixed order).
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from nkf.config import TrainConfig, load_config, save_config
 from nkf.errors import NkfError
@@ -129,14 +129,35 @@ def _start(recipe: Recipe) -> State:
     config = recipe.config
     torch.manual_seed(config.seed)
     model = recipe.create().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ema = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
-    average = AveragedModel(model, multi_avg_fn=ema, use_buffers=True)
+    for part in config.frozen:
+        model.get_submodule(part).requires_grad_(False)
+    average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema_decay), use_buffers=True)
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [  # biases, batch norms and PReLU slopes are not decayed
         {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
     ]
     return State(model, average, torch.optim.AdamW(groups, lr=config.learning_rate))
+
+
+def _moving_average(decay: float) -> Callable[..., None]:
+    """Exponential moving average that forgets faster at first: min(decay, (1 + n) / (10 + n)) after n steps."""
+
+    def update(average: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        if average[0].is_floating_point():  # one call has tensors of one type
+            torch._foreach_lerp_(average, current, weight)
+        else:
+            torch._foreach_copy_(average, current)
+
+    return update
+
+
+def train_mode(model: nn.Module, frozen: tuple[str, ...]) -> None:
+    """Switch to training, except the frozen parts, whose batch norms keep their statistics."""
+    model.train()
+    for part in frozen:
+        model.get_submodule(part).eval()
 
 
 def total_steps(config: TrainConfig, num_train: int) -> int:
@@ -195,7 +216,7 @@ def _fit(recipe: Recipe, state: State, run: Path, deadline: float) -> dict[str, 
     validate_every = math.ceil(total / recipe.config.evaluations)
     summary: dict[str, Any] = {"step": state.step, "finished": state.step >= total}
     saved = time.monotonic()
-    state.model.train()
+    train_mode(state.model, recipe.config.frozen)
     for _ in _progress(state, total):
         state.losses.append(train_step(recipe, state, total))
         if state.step % LOG_EVERY == 0:

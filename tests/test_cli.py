@@ -176,7 +176,7 @@ MISTAKES = [
     ("predict {in} --model nonsense --json a.json", "model 'nonsense': neither a packaged model (fan, mobile)"),
     ("predict {in} --model fan --json a.json", "model 'fan': it finds landmarks"),
     ("predict {in} --model {in}/notes.onnx", "notes.json: no readable sidecar"),
-    ("predict {in} --detector haar --csv a.csv", "detector 'haar': unknown; known are auto, centerface, none"),
+    ("predict {in} --detector haar --csv a.csv", "detector 'haar': unknown; known are auto, nkf, centerface, none"),
     ("predict {in} --json {in}", "a folder, expected a file to write"),
     ("predict {in} --json {in}/a.jpg", "a.jpg: an input, would be overwritten"),
     ("predict {in} --annotate {in}", "a.jpg: an input, would be overwritten"),

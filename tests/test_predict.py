@@ -8,9 +8,11 @@ from PIL import Image
 
 from nkf.errors import ImageError, NkfError
 from nkf.faces import Face
+from nkf.geometry import upright_square
 from nkf.predict import FacePrediction, Prediction, Predictor
 
 BOX = np.array([10.0, 20.0, 60.0, 90.0])
+SPREAD_PX = 0.5  # of the fake network
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def fixed_predictor(fan_file, model_file):
     return Predictor(str(model_file), fan=str(fan_file), detector=lambda image_rgb: faces)
 
 
-def test_portrait(predictor, portrait_path, fake_landmarks):
+def test_portrait(predictor, portrait_path):
     prediction = predictor(portrait_path)
     assert (prediction.status, prediction.width, prediction.height) == ("ok", 512, 512)
     (face,) = prediction.faces
@@ -33,9 +35,20 @@ def test_portrait(predictor, portrait_path, fake_landmarks):
     assert face.confidence == max(face.probabilities.values())
     assert tuple(face.probabilities) == predictor.classes
     assert sum(face.probabilities.values()) == pytest.approx(1)
-    x0, y0, x1, y1 = face.box_xyxy
-    centre, side = np.array([x0 + x1, y0 + y1]) / 2, max(x1 - x0, y1 - y0) * 1.15
-    np.testing.assert_allclose(face.landmarks_px, centre + (fake_landmarks / 112 - 0.5) * side, atol=0.01)
+    assert face.landmarks_px.shape == (68, 2)
+
+
+def test_landmarks_come_back_to_the_image_with_their_spread(fan_file, model_file, fake_landmarks):
+    noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
+    predictor = Predictor(str(model_file), fan=str(fan_file), detector=lambda image_rgb: [Face([20, 20, 80, 80], 0.9)])
+    (face,) = predictor(noise).faces
+    # The fake network finds the same in both passes, so the second crop decides: the first one's landmarks, upright.
+    side = 60 * 1.15
+    first = 50 + (fake_landmarks / 112 - 0.5) * side
+    x, y, side, angle = upright_square(first)
+    assert angle == pytest.approx(0, abs=0.01)
+    np.testing.assert_allclose(face.landmarks_px, (x, y) + (fake_landmarks / 112 - 0.5) * side, atol=0.5)
+    np.testing.assert_allclose(face.landmark_spread_px, SPREAD_PX * side / 112, rtol=1e-3)
 
 
 def test_json_form_is_plain_and_complete(predictor, portrait_path):
@@ -44,8 +57,9 @@ def test_json_form_is_plain_and_complete(predictor, portrait_path):
     assert list(document) == ["path", "width", "height", "status", "faces"]
     assert document["path"] == str(portrait_path)
     (face,) = document["faces"]
-    assert set(face) == {"box_xyxy", "detection_score", "landmarks_px", "expression", "probabilities", "status"}
-    assert face["status"] == "ok"
+    landmarks = {"landmarks_px", "landmark_spread_px"}
+    assert set(face) == {"box_xyxy", "detection_score", *landmarks, "expression", "probabilities", "status", "problems"}
+    assert (face["status"], face["problems"]) == ("ok", [])
     assert np.shape(face["landmarks_px"]) == (68, 2)
     assert all(round(value, 2) == value for value in face["box_xyxy"])
 
@@ -73,9 +87,11 @@ def test_exif_orientation_is_applied_to_files_and_pillow_images(predictor, portr
             np.testing.assert_allclose(prediction.faces[0].box_xyxy, upright.faces[0].box_xyxy, atol=3)
 
 
-def test_faces_come_largest_first(fixed_predictor):
+def test_faces_come_largest_first_and_tell_their_problems(fixed_predictor):
     prediction = fixed_predictor(np.zeros((100, 100, 3), np.uint8))
     assert [face.detection_score for face in prediction.faces] == [0.9, 0.8]
+    assert [face.problems for face in prediction.faces] == [("blurred",), ("small", "blurred")]
+    assert prediction.status == prediction.to_dict()["faces"][0]["status"] == "low_quality"
 
 
 def test_no_face(predictor):
@@ -141,7 +157,8 @@ def test_a_network_that_gives_nan_is_an_error_of_the_model(save_network, fan_fil
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"status": "ok"}, "status 'ok' with 0 faces"),
+        ({"status": "ok"}, "status 'ok' with 0 good of 0 faces"),
+        ({"status": "low_quality"}, "status 'low_quality' with 0 good of 0 faces"),
         ({"status": "error"}, "status 'error' with message None"),
         ({"status": "no_face", "message": "why"}, "status 'no_face' with message 'why'"),
     ],
@@ -156,9 +173,11 @@ def test_prediction_is_checked_when_made(fields, message):
     [
         ({"expression": "joy"}, "expression 'joy' is none of happiness"),
         ({"landmarks_px": np.zeros((5, 2))}, r"landmarks_px has shape \(5, 2\)"),
+        ({"landmark_spread_px": np.zeros(5)}, r"landmark_spread_px has shape \(5,\)"),
     ],
 )
 def test_face_prediction_is_checked_when_made(fields, message):
-    good = {"landmarks_px": np.zeros((68, 2)), "expression": "happiness", "probabilities": {"happiness": 1.0}}
+    good = {"expression": "happiness", "probabilities": {"happiness": 1.0}}
+    good |= {"landmarks_px": np.zeros((68, 2)), "landmark_spread_px": np.zeros(68)}
     with pytest.raises(ValueError, match=message):
         FacePrediction(BOX, 0.9, **(good | fields))

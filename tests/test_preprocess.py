@@ -10,8 +10,13 @@ from nkf.geometry import CROP_SIZE, MEAN_SHAPE, mirror_landmarks
 from nkf.preprocess import (
     augment,
     blur,
+    cover_eyes,
+    cover_mouth,
     erase,
+    jpeg,
     lower_resolution,
+    motion_blur,
+    random_similarities,
     similarity_matrices,
     to_float,
     transform_landmarks,
@@ -20,7 +25,10 @@ from nkf.preprocess import (
 from nkf.recipes import create_recipe
 
 NOTHING = AugmentConfig(rotation_deg=0, scale=0, shift=0, flip=0, brightness=0, contrast=0, erase=0)
-EVERYTHING = AugmentConfig(gamma=0.5, color_cast=0.2, grey=0.3, noise=0.1, blur=0.5, low_resolution=0.5, erase=0.5)
+EVERYTHING = AugmentConfig(
+    **dict.fromkeys(("blur", "motion_blur", "jpeg", "darkness", "glasses", "mask", "low_resolution", "erase"), 0.5),
+    **{"gamma": 0.5, "color_cast": 0.2, "grey": 0.3, "noise": 0.1, "near": 0.5},
+)
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ def faces() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def centred(count: int, size: float = CROP_SIZE) -> torch.Tensor:
-    return torch.tensor([size / 2, size / 2, size]).expand(count, 3)
+    return torch.tensor([size / 2, size / 2, size, 0.0]).expand(count, 4)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -51,7 +59,7 @@ def drawn(count: int, seed: int) -> dict[str, torch.Tensor]:
 
 def test_no_change_is_the_identity(faces: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, landmarks = faces
-    crops, moved = augment(images, landmarks, centred(6), CROP_SIZE, NOTHING, generator())
+    crops, moved, *_ = augment(images, landmarks, centred(6), CROP_SIZE, NOTHING, generator())
     torch.testing.assert_close(crops, images, atol=1e-5, rtol=0)
     torch.testing.assert_close(moved, landmarks)
 
@@ -59,20 +67,20 @@ def test_no_change_is_the_identity(faces: tuple[torch.Tensor, torch.Tensor]) -> 
 def test_low_precision_is_for_networks_only(mini_pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Crops and landmarks of a training step are the same with and without bfloat16."""
     seen = []
-    monkeypatch.setattr("nkf.recipes.augment", lambda *args: seen.append(augment(*args)) or seen[-1])
+    monkeypatch.setattr("nkf.recipes.landmarks.augment", lambda *args: seen.append(augment(*args)) or seen[-1])
     for bf16 in (True, False):
         network = {"backbone": "tiny"}
         settings = TrainConfig(name="a", task="landmarks", data=(mini_pack,), network=network, crop_size=32, bf16=bf16)
         recipe = create_recipe(settings, torch.device("cpu"))
         recipe.loss(recipe.create(), np.arange(8), generator())
-    (crops, landmarks), (crops_again, landmarks_again) = seen
+    (crops, landmarks, *_), (crops_again, landmarks_again, *_) = seen
     assert torch.equal(crops, crops_again)
     assert torch.equal(landmarks, landmarks_again)
 
 
 def test_warp_agrees_with_kornia(faces: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, _ = faces
-    matrices = similarity_matrices(centred(6), 96, **drawn(6, seed=1))
+    matrices = similarity_matrices(centred(6)[:, :3], 96, **drawn(6, seed=1))
     ours = warp(images, matrices, 96)
     # kornia's pixel coordinates put the centre of the first pixel at (0, 0), ours at (0.5, 0.5).
     theirs_matrices = matrices.clone()
@@ -86,7 +94,7 @@ def test_landmarks_stay_on_what_they_mark(seed: int) -> None:
     """A bright dot at each of three landmarks is found again at the moved landmark."""
     landmarks = torch.tensor(MEAN_SHAPE * CROP_SIZE).float()[None]
     parameters = drawn(1, seed)
-    matrices = similarity_matrices(centred(1), CROP_SIZE, **parameters)
+    matrices = similarity_matrices(centred(1)[:, :3], CROP_SIZE, **parameters)
     moved = transform_landmarks(landmarks, matrices, parameters["mirrored"])
     y, x = torch.meshgrid(torch.arange(CROP_SIZE) + 0.5, torch.arange(CROP_SIZE) + 0.5, indexing="ij")
     for point in (30, 36, 45):
@@ -100,7 +108,7 @@ def test_landmarks_stay_on_what_they_mark(seed: int) -> None:
 def test_mirroring_agrees_with_geometry(faces: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, landmarks = faces
     always = NOTHING.model_copy(update={"flip": 1.0})
-    crops, moved = augment(images, landmarks, centred(6), CROP_SIZE, always, generator())
+    crops, moved, *_ = augment(images, landmarks, centred(6), CROP_SIZE, always, generator())
     torch.testing.assert_close(crops, images.flip(-1), atol=1e-5, rtol=0)
     expected = mirror_landmarks(landmarks.numpy(), CROP_SIZE)
     torch.testing.assert_close(moved, torch.from_numpy(expected))
@@ -119,7 +127,7 @@ def test_same_generator_gives_the_same_crops_and_another_gives_others(
 
 def test_mean_effect_of_low_resolution_and_blur_is_loss_of_detail() -> None:
     noise = torch.rand(8, 3, 64, 64, generator=generator())
-    for change in (blur, lower_resolution):
+    for change in (blur, lower_resolution, motion_blur):
         changed = change(noise, 1.0, generator(5))
         assert changed.shape == noise.shape
         assert changed.std() < 0.8 * noise.std()
@@ -132,6 +140,41 @@ def test_erasing_covers_no_more_than_its_largest_area() -> None:
     erased = (erase(images, 1.0, 0.2, generator()) != -1).all(dim=1).float().mean(dim=(1, 2))
     assert erased.max() <= 0.2 * 1.15  # whole pixels
     assert (erased > 0).float().mean() > 0.95
+
+
+def test_near_crops_are_drawn_from_their_own_square_and_a_fifth_of_the_ranges() -> None:
+    squares = torch.tensor([[50.0, 50, 60, 0], [40, 40, 30, 0.5]]).expand(400, 2, 4)
+    config = NOTHING.model_copy(update={"rotation_deg": 60.0, "shift": 0.1, "near": 0.5})
+    matrices, _ = random_similarities(squares, 112, config, generator())
+    scale = (112 / matrices[:, :, :2].det().sqrt()).round()
+    assert set(scale.tolist()) == {30.0, 60.0}
+    near = scale == 30
+    assert 150 < near.sum() < 250
+    angle = torch.atan2(matrices[:, 1, 0], matrices[:, 0, 0]).rad2deg()
+    offset = torch.rad2deg(torch.tensor(0.5))
+    assert 50 < angle[~near].abs().max() <= 60
+    assert 10 < (angle[near] + offset).abs().max() <= 12.001  # the square's own rotation is undone
+    centre = (matrices[:, :, :2] @ torch.tensor([[40.0], [40.0]])).squeeze(-1) + matrices[:, :, 2] - 56
+    assert 2 < centre[near].abs().max() <= 0.02 * 112 + 1e-3
+
+
+def test_covers_lie_where_they_should(faces: tuple[torch.Tensor, torch.Tensor]) -> None:
+    images, landmarks = torch.full((6, 3, CROP_SIZE, CROP_SIZE), -1.0), faces[1]
+    points = {"eyes": (36, 39, 42, 45), "mouth": (48, 54, 57, 33), "brows": (19, 24)}
+    for change, covered, free in ((cover_eyes, "eyes", "mouth"), (cover_mouth, "mouth", "brows")):
+        changed = (change(images, landmarks, 1.0, generator(1)) != -1).any(dim=1)
+        x, y = landmarks[0].long().unbind(dim=-1)
+        inside = changed[:, y, x]  # (6, 68)
+        assert inside[:, points[covered]].float().mean() > 0.6
+        assert not inside[:, points[free]].any()
+
+
+def test_jpeg_keeps_flat_pictures_and_roughens_the_others() -> None:
+    flat, noise = torch.full((2, 3, 32, 32), 0.5), torch.rand(2, 3, 32, 32, generator=generator())
+    torch.testing.assert_close(jpeg(flat, 1.0, generator()), flat, atol=0.04, rtol=0)
+    changed = jpeg(noise, 1.0, generator())
+    assert 0.01 < (changed - noise).abs().mean() < 0.3
+    torch.testing.assert_close(changed.mean(), noise.mean(), atol=0.02, rtol=0)
 
 
 def test_to_float_puts_channels_first_in_unit_range() -> None:

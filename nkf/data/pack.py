@@ -30,6 +30,7 @@ from nkf.images import ImageRGB, decode_image
 SPLITS = ("train", "valid", "test")
 LANDMARK_SOURCES = ("none", "dataset", "teacher", "fan")
 MANIFEST_SCHEMA = 1
+HELD_OUT_SHARE = 10  # see `is_held_out`
 COLUMNS = ("name", "split", "offset", "votes", "label", "box_xyxy", "landmarks_px", "landmarks_source", "pixels_md5")
 
 
@@ -236,3 +237,8 @@ class Pack:
     def image(self, row: int) -> ImageRGB:
         """Decode one row: (H, W, 3) uint8, upright."""
         return decode_image(self.image_bytes(row), str(self.names[row]))
+
+
+def is_held_out(pixels_md5: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Choose the rows that training on landmarks never sees: about one in ten, copies of a picture together."""
+    return np.array([int(digest[:8], 16) % HELD_OUT_SHARE == 0 for digest in pixels_md5], dtype=bool)

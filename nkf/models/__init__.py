@@ -14,22 +14,25 @@ from torch import Tensor, nn
 from nkf.errors import NkfError
 from nkf.files import replacing
 from nkf.models.backbone import create_backbone
+from nkf.models.detector import FaceDetector
 from nkf.models.fan import FAN
 from nkf.models.nkf import NKF
 from nkf.weights import WeightsInfo, file_sha256
 
-NumpyModel = Callable[..., NDArray[np.float32]]
+NumpyModel = Callable[..., tuple[NDArray[np.float32], ...]]
 
 
 def create_model(kind: str, architecture: dict[str, Any], num_classes: int = 0) -> nn.Module:
     """Build a network with fresh weights.
 
     Args:
-        kind: ``fan`` or ``nkf``.
-        architecture: fields of `nkf.config.NetworkConfig`; ``fan`` uses ``backbone`` alone.
+        kind: ``fan``, ``nkf`` or ``detector``.
+        architecture: fields of `nkf.config.NetworkConfig`; ``fan`` uses ``backbone`` alone, and ``detector`` none.
         num_classes: of an ``nkf``.
     """
     options = dict(architecture)
+    if kind == "detector":
+        return FaceDetector(**options)
     backbone = create_backbone(options.pop("backbone"))
     if kind == "fan":
         return FAN(backbone)
@@ -97,8 +100,10 @@ class TorchModel:
         self.probabilities = probabilities
 
     @torch.inference_mode()
-    def __call__(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run on (B, ...) arrays; returns landmarks (B, 68, 2) or probabilities (B, N)."""
-        output: Tensor = self.model(*(torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in inputs))
-        result: NDArray[np.float32] = (output.softmax(dim=-1) if self.probabilities else output).cpu().numpy()
-        return result
+    def __call__(self, *inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """Run on (B, ...) arrays; returns the outputs that `nkf.weights.OUTPUTS` names."""
+        output = self.model(*(torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in inputs))
+        outputs: tuple[Tensor, ...] = output if isinstance(output, tuple) else (output,)
+        if self.probabilities:
+            outputs = tuple(logits.softmax(dim=-1) for logits in outputs)
+        return tuple(value.cpu().numpy() for value in outputs)

@@ -12,7 +12,7 @@ from nkf.errors import NkfError
 from nkf.export import PARITY_LIMIT, export
 from nkf.models import count_parameters, create_model, load_model, save_model
 from nkf.models.backbone import create_backbone
-from nkf.models.fan import FAN, soft_argmax
+from nkf.models.fan import FAN, soft_argmax, spatial_softmax
 from nkf.models.nkf import NKF
 from nkf.weights import WeightsInfo, find_weights
 
@@ -25,6 +25,7 @@ def architecture(**fields: Any) -> dict[str, Any]:
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fan": ("fan", {"backbone": "mobile_narrow"}),
+    "detector": ("detector", {}),
     "global_only": ("nkf", architecture(strides=())),
     "channel": ("nkf", architecture(attention="channel")),
     "spatial": ("nkf", architecture(attention="spatial", strides=(4, 16))),
@@ -53,7 +54,7 @@ def info_of(kind: Any, fields: dict[str, Any], network: nn.Module, size: int = 6
 
 def inputs_of(kind: str, count: int = 3, size: int = 64) -> tuple[torch.Tensor, ...]:
     crops, landmarks_px = torch.rand(count, 3, size, size), torch.rand(count, 68, 2) * size
-    return (crops,) if kind == "fan" else (crops, landmarks_px)
+    return (crops,) if kind in ("fan", "detector") else (crops, landmarks_px)
 
 
 @pytest.fixture(params=VARIANTS)
@@ -71,9 +72,18 @@ def variant(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any], nn.Mod
 def test_forward_and_backward(variant: tuple[str, dict[str, Any], nn.Module]) -> None:
     kind, _, network = variant
     network.train()
-    output = network(*inputs_of(kind))
-    assert output.shape == ((3, 68, 2) if kind == "fan" else (3, len(CLASSES)))
-    output.square().sum().backward()
+    if kind == "fan":
+        (points_px, spread_px), mesh = network.with_mesh(*inputs_of(kind), torch.arange(478))
+        assert (points_px.shape, spread_px.shape, mesh.shape) == ((3, 68, 2), (3, 68), (3, 478, 2))
+        assert (spread_px > 0).all()
+        total = points_px.square().sum() + spread_px.sum() + mesh.square().sum()
+    elif kind == "detector":
+        total = network.raw_maps(*inputs_of(kind)).square().sum()
+    else:
+        output = network(*inputs_of(kind))
+        assert output.shape == (3, len(CLASSES))
+        total = output.square().sum()
+    total.backward()
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, f"{name} gets no gradient"
@@ -91,10 +101,11 @@ def test_saved_network_loads_to_the_same_function(
     loaded = load_model(*find_weights(str(tmp_path / "net.safetensors")))
     inputs = inputs_of(kind)
     with torch.no_grad():
-        assert torch.equal(loaded(*inputs), network(*inputs))
+        for ours, theirs in zip(loaded(*inputs), network(*inputs), strict=True):  # outputs, or rows of the only one
+            assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["fan", "channel", "spatial", "fan_maps"])
+@pytest.mark.parametrize("name", ["fan", "detector", "channel", "spatial", "fan_maps"])
 def test_exported_network_agrees_with_torch(name: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     kind, fields = VARIANTS[name]
@@ -140,7 +151,18 @@ def test_soft_argmax_finds_the_centre_of_a_peaked_cell() -> None:
     heatmaps[0, 0, 3, 10] = 1e4
     heatmaps[0, 1, 27, 0] = 1e4
     expected = torch.tensor([[[10.5 * 4, 3.5 * 4], [0.5 * 4, 27.5 * 4]]])
-    torch.testing.assert_close(soft_argmax(heatmaps, 112), expected)
+    torch.testing.assert_close(soft_argmax(spatial_softmax(heatmaps), 112), expected)
+
+
+def test_a_part_of_the_mesh_is_the_same_as_all_of_it() -> None:
+    torch.manual_seed(0)
+    network = FAN(create_backbone("tiny")).eval()
+    crops = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        landmarks, mesh = network.with_mesh(crops, torch.arange(478))
+        _, part = network.with_mesh(crops, torch.tensor([470, 3]))
+        torch.testing.assert_close(part, mesh[:, [470, 3]])
+        torch.testing.assert_close(network(crops).points_px, landmarks.points_px)
 
 
 def test_landmarks_are_perturbed_in_training_only() -> None:

@@ -1,0 +1,103 @@
+"""A photo in, its faces out: detected, with landmarks, judged."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from nkf.detectors import Detector, WholeImage, make_detector
+from nkf.errors import NkfError
+from nkf.faces import Face, find_landmarks, quarter_turns_upright
+from nkf.geometry import Matrix, Points, box_transform, crop_transform, transform_points
+from nkf.images import ImageRGB, warp_similarity
+from nkf.quality import (
+    MIN_FACE_PROBABILITY,
+    QualityLimits,
+    face_probability,
+    find_problems,
+    relative_spread,
+)
+from nkf.runtime import Device, load_fan
+from nkf.weights import DEFAULT_FAN
+
+
+class FaceFinder:
+    """Find the faces of a photo, largest first: ``FaceFinder()(image_rgb)``."""
+
+    def __init__(
+        self,
+        detector: str | Detector = "auto",
+        fan: str = DEFAULT_FAN,
+        device: Device = "auto",
+        *,
+        limits: QualityLimits | None = None,
+    ) -> None:
+        """Load the networks.
+
+        Args:
+            detector: ``auto``, a name in `nkf.detectors.DETECTORS`, or any callable like `nkf.detectors.Detector`.
+            fan: the face alignment network: a packaged NAME, a run folder, or a weights file.
+            device: ``auto`` takes CUDA where it is available.
+            limits: of `Face.problems`; None takes the defaults.
+
+        Raises:
+            NkfError: when a network or the detector cannot be loaded.
+        """
+        self._detector = make_detector(detector, device) if isinstance(detector, str) else detector
+        self._fan = load_fan(fan, device)
+        self._limits = limits or QualityLimits()
+
+    def __call__(self, image_rgb: ImageRGB) -> list[Face]:
+        """Find faces in an upright (H, W, 3) uint8 image; each has landmarks, their spread, and its problems.
+
+        What the detector takes for a face, but no landmarks fit on, is left out.
+        """
+        faces = sorted(self._detector(image_rgb), key=lambda face: face.area, reverse=True)
+        with_landmarks = self._with_landmarks(image_rgb, faces)
+        return [self._judged(image_rgb, face) for face in with_landmarks if self._is_face(face)]
+
+    def _with_landmarks(self, image_rgb: ImageRGB, faces: Sequence[Face]) -> list[Face]:
+        found = find_landmarks(
+            self._fan,
+            image_rgb,
+            [face.box_xyxy for face in faces],
+            quarter_turns=[quarter_turns_upright(face.points5_px) for face in faces],
+            size=self._fan.info.input_size,
+        )
+        if not (np.isfinite(found.points_px).all() and np.isfinite(found.spread_px).all()):
+            raise NkfError(f"model {self._fan.info.name!r} gives values that are not finite; its weights are broken")
+        return [
+            replace(face, landmarks_px=points, landmark_spread_px=spread)
+            for face, points, spread in zip(faces, *found, strict=True)
+        ]
+
+    def _is_face(self, face: Face) -> bool:
+        assert face.landmarks_px is not None
+        assert face.landmark_spread_px is not None
+        if isinstance(self._detector, WholeImage):
+            return True  # the user says so
+        spread = relative_spread(face.landmarks_px, face.landmark_spread_px)
+        return face_probability(face.detection_score, spread) >= MIN_FACE_PROBABILITY
+
+    def _judged(self, image_rgb: ImageRGB, face: Face) -> Face:
+        assert face.landmarks_px is not None
+        assert face.landmark_spread_px is not None
+        crop, _ = align_face(image_rgb, face, self._fan.info.input_size)
+        problems = find_problems(face.landmarks_px, face.landmark_spread_px, crop, self._limits)
+        return replace(face, problems=problems)
+
+
+def face_transform(face: Face, size: int) -> Matrix:
+    """Find the (2, 3) map from image to crop pixels: by the landmarks, or by the box where they give no scale."""
+    assert face.landmarks_px is not None
+    try:
+        return crop_transform(face.landmarks_px, size)
+    except ValueError:
+        return box_transform(face.box_xyxy, size)
+
+
+def align_face(image_rgb: ImageRGB, face: Face, size: int) -> tuple[ImageRGB, Points]:
+    """Cut a face out with `face_transform`: the (size, size, 3) crop, and the (68, 2) landmarks in its pixels."""
+    assert face.landmarks_px is not None
+    matrix = face_transform(face, size)
+    return warp_similarity(image_rgb, matrix, size), transform_points(matrix, face.landmarks_px)

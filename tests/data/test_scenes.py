@@ -1,0 +1,111 @@
+"""Scenes: the same for the same seed, true about their faces, distractors included."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nkf.data.patches import FOREHEAD, face_boxes, face_mask, scramble
+from nkf.data.scenes import MAX_FACES, Faces, SceneMaker, load_pool, read_pictures
+from nkf.errors import NkfError
+from nkf.geometry import MEAN_SHAPE, five_points
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def faces():
+    images = np.full((4, SIDE, SIDE, 3), 255, np.uint8)
+    return Faces(images, np.repeat(MEAN_SHAPE[None] * SIDE, 4, axis=0).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    generator = np.random.default_rng(0)
+    stamp = np.zeros((30, 40, 4), np.uint8)
+    stamp[5:25, 5:35] = 200
+    noise = [Image.fromarray(generator.integers(0, 99, (50, 70, 3)).astype(np.uint8)) for _ in range(3)]
+    return [*noise, Image.fromarray(stamp)]
+
+
+@pytest.fixture
+def maker(faces, pictures):
+    return SceneMaker(faces, pictures, (160, 120), face_px=(20, 80))
+
+
+def test_a_scene_is_a_function_of_its_seed(maker):
+    one, same, other = (maker.compose(np.random.default_rng(seed)) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(one.image, same.image)
+    np.testing.assert_array_equal(one.boxes, same.boxes)
+    assert (one.image != other.image).any()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_said_about_faces_is_consistent(maker, seed):
+    scene = maker.compose(np.random.default_rng(seed))
+    assert scene.image.shape == (120, 160, 3)
+    n = len(scene.boxes)
+    assert n <= MAX_FACES
+    assert scene.points.shape == (n, 5, 2)
+    assert len(scene.rotation_deg) == len(scene.occlusion) == len(scene.visible) == n
+    assert (scene.boxes[:, 2:] > scene.boxes[:, :2]).all()
+    assert (scene.visible > 0.4).all()
+    assert (np.abs(scene.rotation_deg) <= 75).all()
+
+
+def test_rotation_is_the_angle_of_the_eyes(maker):
+    for seed in range(20):
+        scene = maker.compose(np.random.default_rng(seed), faces=1)
+        x, y = (scene.points[:, 1] - scene.points[:, 0]).T
+        level = np.degrees(np.arctan2(*(five_points(MEAN_SHAPE)[1] - five_points(MEAN_SHAPE)[0])[::-1]))
+        np.testing.assert_allclose(np.degrees(np.arctan2(y, x)) - level, scene.rotation_deg, atol=0.1)
+
+
+def test_scenes_without_faces(maker):
+    assert not len(maker.compose(np.random.default_rng(0), faces=0).boxes)
+
+
+def test_boxes_turn_with_the_forehead():
+    x0, y0, x1, y1 = face_boxes(MEAN_SHAPE)
+    brow = MEAN_SHAPE[17:27].min(axis=0)[1]
+    assert y0 == pytest.approx(brow + FOREHEAD * (MEAN_SHAPE[27] - MEAN_SHAPE[8])[1])
+    assert (x0, x1, y1) == pytest.approx((MEAN_SHAPE[:, 0].min(), MEAN_SHAPE[:, 0].max(), MEAN_SHAPE[:, 1].max()))
+    np.testing.assert_allclose(face_boxes(1 - MEAN_SHAPE), [1 - x1, 1 - y1, 1 - x0, 1 - y0])
+
+
+def test_scrambling_keeps_pixels_and_destroys_order():
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 255, (60, 60, 3)).astype(np.uint8)
+    scrambled = scramble(generator, image, tiles=5)
+    assert (scrambled != image).mean() > 0.5
+    np.testing.assert_array_equal(np.sort(scrambled, axis=None), np.sort(image, axis=None))
+
+
+def test_masks_cover_the_middle_of_the_face():
+    landmarks = MEAN_SHAPE * SIDE
+    for seed in range(20):
+        mask = np.asarray(face_mask(np.random.default_rng(seed), landmarks, SIDE))
+        assert mask.shape == (SIDE, SIDE)
+        assert mask[int(landmarks[30, 1]), int(landmarks[30, 0])] > 200
+
+
+def test_a_pool_is_composed_once(maker, tmp_path):
+    pool = load_pool(lambda: maker, tmp_path / "cache", 3, 7, "key")
+    scene = maker.compose(np.random.default_rng([7, 2]))
+    np.testing.assert_array_equal(pool.images[2], scene.image)
+    np.testing.assert_array_equal(pool.boxes[2, : len(scene.boxes)], scene.boxes)
+    assert np.isnan(pool.points[2, len(scene.boxes) :]).all()
+
+    def fail():
+        raise AssertionError("composed again")
+
+    again = load_pool(fail, tmp_path / "cache", 3, 7, "key")
+    np.testing.assert_array_equal(again.images, pool.images)
+
+
+def test_pictures_are_read_with_their_transparency(tmp_path, pictures):
+    pictures[0].save(tmp_path / "b.png")
+    pictures[3].save(tmp_path / "a.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert [picture.mode for picture in read_pictures(tmp_path)] == ["RGBA", "RGB"]
+    with pytest.raises(NkfError, match="no pictures; see"):
+        read_pictures(tmp_path / "nowhere")

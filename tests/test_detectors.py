@@ -1,0 +1,147 @@
+"""Our own detector's passes, and how detectors are made."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import nkf.detectors
+from nkf.detectors import NkfDetector, WholeImage, detector_input, make_detector
+from nkf.errors import NkfError
+from nkf.faces import Face, quarter_turns_upright
+from nkf.images import read_image
+
+RIGHT_EYE, LEFT_EYE = (206, 102), (247, 105)  # in the portrait, read off by eye
+
+
+@pytest.fixture(scope="module")
+def portrait(portrait_path):
+    return read_image(portrait_path)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return NkfDetector("cpu")
+
+
+def test_the_portrait_is_found(detector, portrait):
+    (face,) = detector(portrait)
+    x0, y0, x1, y1 = face.box_xyxy
+    assert x0 < RIGHT_EYE[0] < LEFT_EYE[0] < x1
+    assert y0 < RIGHT_EYE[1] < y1
+    assert 0.5 < face.detection_score <= 1
+    np.testing.assert_allclose(face.points5_px[:2], [RIGHT_EYE, LEFT_EYE], atol=8)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turned_portrait_is_found_and_which_way_is_up(detector, portrait, turns):
+    (face,) = detector(np.ascontiguousarray(np.rot90(portrait, turns)))
+    assert quarter_turns_upright(face.points5_px) == (4 - turns) % 4
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 3000), (3000, 1), (40, 30), (240, 320)])
+def test_nothing_is_found_where_nothing_is(detector, size_hw):
+    assert detector(np.full((*size_hw, 3), 120, np.uint8)) == []
+
+
+@pytest.fixture
+def found_by(monkeypatch) -> Callable[..., NkfDetector]:
+    """Return a function that makes a detector whose network is a function of the batch."""
+
+    def make(network, **options):
+        monkeypatch.setattr(nkf.detectors, "load_detector", lambda model, device: network)
+        return NkfDetector(**options)
+
+    return make
+
+
+def maps(score: float, box: tuple[float, ...]):
+    """What the network says with one box in a corner cell."""
+    scores, boxes, points = np.zeros((1, 2, 2)), np.zeros((1, 2, 2, 4)), np.zeros((1, 2, 2, 5, 2))
+    scores[0, 0, 1], boxes[0, 0, 1], points[0, 0, 1] = score, box, np.arange(10).reshape(5, 2)
+    return scores, boxes, points
+
+
+def test_two_scales_agree_on_one_face(found_by):
+    shapes = []
+
+    def network(batch):
+        shapes.append(batch.shape)
+        scale = 640 / 1280 if batch.shape[3] == 640 else 160 / 1280
+        return maps(0.9 if scale == 0.5 else 0.8, tuple(scale * v for v in (100, 200, 300, 400)))
+
+    (face,) = found_by(network)(np.zeros((900, 1280, 3), np.uint8))
+    assert shapes == [(1, 3, 512, 640), (1, 3, 128, 192)]
+    np.testing.assert_allclose(face.box_xyxy, [100, 200, 300, 400])
+    np.testing.assert_allclose(face.points5_px[1], [4, 6])
+    assert face.detection_score == 0.9
+
+
+def test_the_picture_is_turned_when_nothing_was_found(found_by):
+    image = np.zeros((160, 320, 3), np.uint8)
+    image[10:20, 30:40] = 255
+
+    def network(batch):
+        score = 0.9 if batch[0, 0, 290:, :20].any() or batch[0, 0, 285, 15] > 0.5 else 0.1
+        return maps(score, (10, 280, 20, 290))
+
+    (face,) = found_by(network)(image)
+    np.testing.assert_allclose(face.box_xyxy, [30, 10, 40, 20])
+
+
+def test_long_side_and_threshold_are_options(found_by):
+    shapes = []
+
+    def network(batch):
+        shapes.append(batch.shape)
+        return maps(0.4, (0, 0, 10, 10))
+
+    image = np.zeros((640, 640, 3), np.uint8)
+    assert len(found_by(network, long_side=320, score_threshold=0.3)(image)) == 1
+    assert shapes == [(1, 3, 320, 320), (1, 3, 192, 192)]
+    with pytest.raises(NkfError, match="long_side 10: at least 64"):
+        found_by(network, long_side=10)
+    with pytest.raises(NkfError, match="score_threshold 2: between 0 and 1"):
+        found_by(network, score_threshold=2)
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "long_side", "shape", "scale_xy"),
+    [
+        ((240, 480), 320, (1, 3, 192, 320), (2 / 3, 2 / 3)),
+        ((100, 100), 160, (1, 3, 192, 192), (1.6, 1.6)),
+        ((3000, 1), 320, (1, 3, 320, 64), (1, 320 / 3000)),
+    ],
+)
+def test_input_has_sides_of_64_and_a_known_scale(size_hw, long_side, shape, scale_xy):
+    batch, scale = detector_input(np.full((*size_hw, 3), 255, np.uint8), long_side)
+    assert batch.shape == shape
+    assert batch.max() == 1
+    np.testing.assert_allclose(scale, scale_xy)
+
+
+def test_faces_come_largest_first(found_by):
+    def network(batch):
+        scores, boxes, points = maps(0.9, (0, 0, 10, 10))
+        scores[0, 1, 0], boxes[0, 1, 0] = 0.6, (20, 20, 60, 60)
+        return scores, boxes, points
+
+    faces = found_by(network)(np.zeros((160, 160, 3), np.uint8))
+    assert [face.area for face in faces] == [1600, 100]
+    assert all(isinstance(face, Face) for face in faces)
+
+
+def test_auto_is_our_own():
+    assert isinstance(make_detector("auto", "cpu"), NkfDetector)
+    assert isinstance(make_detector("nkf", "cpu"), NkfDetector)
+
+
+def test_detector_none_takes_the_whole_image():
+    (face,) = make_detector("none")(np.zeros((20, 30, 3), np.uint8))
+    assert face.box_xyxy.tolist() == [0, 0, 30, 20]
+    assert isinstance(make_detector("none"), WholeImage)
+
+
+def test_unknown_detector_lists_the_known_ones():
+    with pytest.raises(NkfError, match="detector 'haar': unknown; known are auto, nkf, centerface, none"):
+        make_detector("haar")

@@ -1,0 +1,56 @@
+"""FaceFinder: detector, landmarks and verdict together."""
+
+import numpy as np
+import pytest
+
+from nkf.detectors import WholeImage
+from nkf.errors import NkfError
+from nkf.faces import Face
+from nkf.finder import FaceFinder, align_face
+from nkf.quality import QualityLimits
+
+NOISE = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
+
+
+def detector_of(*faces):
+    return lambda image_rgb: list(faces)
+
+
+def test_faces_come_largest_first_with_landmarks_and_verdict(fan_file):
+    finder = FaceFinder(detector_of(Face([1, 1, 9, 9], 0.9), Face([10, 10, 90, 90], 0.8)), str(fan_file), "cpu")
+    large, small = finder(NOISE)
+    assert (large.area, small.area) == (6400, 64)
+    assert large.landmarks_px.shape == (68, 2)
+    assert large.landmark_spread_px.shape == (68,)
+    assert large.status == "ok"
+    assert "small" in small.problems
+
+
+def test_no_face(fan_file):
+    assert FaceFinder(detector_of(), str(fan_file), "cpu")(NOISE) == []
+
+
+def test_limits_are_the_callers(fan_file):
+    limits = QualityLimits(min_size_px=1000)
+    finder = FaceFinder("none", str(fan_file), "cpu", limits=limits)
+    assert finder(NOISE)[0].problems == ("small",)
+
+
+def test_what_no_landmarks_fit_on_is_left_out_unless_the_user_says_that_it_is_a_face(monkeypatch, fan_file):
+    monkeypatch.setattr("nkf.finder.face_probability", lambda score, spread: 0.4)
+    face = Face([10, 10, 90, 90], 0.8)
+    assert FaceFinder(detector_of(face), str(fan_file), "cpu")(NOISE) == []
+    assert len(FaceFinder(WholeImage(), str(fan_file), "cpu")(NOISE)) == 1
+
+
+def test_broken_weights_are_named(save_network):
+    file = save_network("fan", np.full((68, 2), np.nan, np.float32), name="broken")
+    with pytest.raises(NkfError, match="model 'broken' gives values that are not finite"):
+        FaceFinder("none", str(file), "cpu")(NOISE)
+
+
+def test_align_face_falls_back_to_the_box():
+    face = Face([10, 10, 90, 90], 1.0, landmarks_px=np.full((68, 2), 50.0))
+    crop, landmarks = align_face(NOISE, face, 80)
+    np.testing.assert_array_equal(crop, NOISE[10:90, 10:90])
+    np.testing.assert_allclose(landmarks, 40)
