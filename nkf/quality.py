@@ -29,7 +29,7 @@ class QualityLimits:
     """
 
     min_size_px: float = 20.0
-    min_sharpness: float = 0.10
+    min_sharpness: float = 0.135
     max_yaw_deg: float = 60.0
     max_pitch_deg: float = 45.0
     max_spread: float = 0.05
