@@ -25,8 +25,10 @@ from nkf.boxes import match_boxes, non_maximum_suppression
 from nkf.centerface import CenterFace, _centerface_input, _decode_centerface, _read_centerface
 from nkf.data.dataset import load_crops
 from nkf.data.pack import Pack, is_held_out
-from nkf.data.scenes import OCCLUSIONS, Faces, SceneMaker, read_pictures
+from nkf.data.scene_pool import read_pictures
+from nkf.data.scenes import OCCLUSIONS, Faces, SceneMaker
 from nkf.detectors import Detector, NkfDetector, detector_input
+from nkf.finder import FaceFinder
 from nkf.metrics import wilson_interval
 from nkf.report import draw_recalls
 from nkf.runtime import OnnxModel, load_detector
@@ -168,7 +170,7 @@ def measure_pictures(passes: dict[str, Pass], pictures: list[Image.Image]) -> di
             scores[name].append(float(max(look(image)[1], default=0.0)))
     return {
         "pictures": len(pictures),
-        "with_a_box": {name: int(sum(s > THRESHOLD for s in found)) for name, found in scores.items()},
+        "with_a_box": {name: sum(score > 0 for score in found) for name, found in scores.items()},
         "scores": {name: sorted((round(s, 3) for s in found if s > 0), reverse=True) for name, found in scores.items()},
     }
 
@@ -279,7 +281,8 @@ def main() -> None:
         "CenterFace, all passes": served(CenterFace("cpu", THRESHOLD)),
     }
     result["scenes"] = measure_scenes(passes, pictures, args.scenes, args.seed)
-    result["pictures_without_faces"] = measure_pictures(passes, pictures)
+    finder = {"nkf predict, with landmarks": served(FaceFinder("nkf", device="cpu"))}
+    result["pictures_without_faces"] = measure_pictures(passes | finder, pictures)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     if args.plot:
         groups = {

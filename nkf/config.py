@@ -64,6 +64,7 @@ class TrainConfig(_Strict):
     data: tuple[Path, ...] = Field(min_length=1, description="packs; expression networks take one")
     backgrounds: tuple[Path, ...] = Field(default=(), description="detection: folders of pictures without faces")
     scenes: int = Field(default=10_000, gt=1, description="detection: pictures composed of faces and backgrounds")
+    plain_scenes: int = Field(default=0, ge=0, description="detection: pictures without faces, beside the scenes")
     network: NetworkConfig = NetworkConfig()
     pretrained: Path | None = Field(default=None, description="face-identity weights that the backbone starts from")
     mesh: Path | None = Field(default=None, description="folder of the teacher's mesh basis: adds the mesh as a target")

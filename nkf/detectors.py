@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nkf import weights
 from nkf.boxes import non_maximum_suppression, turn_back
 from nkf.centerface import CenterFace
 from nkf.errors import NkfError
@@ -35,6 +34,7 @@ class WholeImage:
 
 LONG_SIDE = 640
 SCORE_THRESHOLD = 0.5
+_SURE_SCORE = 0.75  # with one of these, turned pictures are not looked at; what they alone show has to have it
 _COARSE_LONG_SIDE = 160  # of the pass for faces that fill the picture
 _TURNED_LONG_SIDE = 320  # of the passes over turned pictures
 _MULTIPLE = 64  # both sides of the network's input
@@ -43,7 +43,7 @@ _MULTIPLE = 64  # both sides of the network's input
 class NkfDetector:
     """Our own detector (`nkf.models.detector`): one pass at `long_side`, a small one for faces that fill the picture.
 
-    Where both find nothing, the picture is looked at turned by 90, 180 and 270 degrees.
+    Where both find no sure face, sure ones are looked for in the picture turned by 90, 180 and 270 degrees.
     """
 
     def __init__(
@@ -58,7 +58,8 @@ class NkfDetector:
 
         Args:
             device: ``auto`` takes CUDA where it is available.
-            score_threshold: least score of a face.
+            score_threshold: least score of a face. Below the default come boxes of which many are no faces: what
+                `nkf.finder` wants, which looks for landmarks in them.
             long_side: to which larger pictures are scaled down, pixels: more finds smaller faces, and takes longer.
                 Faces of 24 pixels in the scaled picture are found.
             model: a packaged NAME, a run folder, or a weights file.
@@ -77,12 +78,11 @@ class NkfDetector:
     def __call__(self, image_rgb: ImageRGB) -> list[Face]:
         long_side = min(max(image_rgb.shape[:2]), self._long_side)
         sides = [long_side, _COARSE_LONG_SIDE] if long_side != _COARSE_LONG_SIDE else [long_side]
-        faces = self._merged([face for side in sides for face in self._pass(image_rgb, side, 0)])
-        if not faces:
-            faces = self._merged(
-                [face for turns in (1, 2, 3) for face in self._pass(image_rgb, _TURNED_LONG_SIDE, turns)]
-            )
-        return sorted(faces, key=lambda face: face.area, reverse=True)
+        faces = [face for side in sides for face in self._pass(image_rgb, side, 0)]
+        if not any(face.detection_score > _SURE_SCORE for face in faces):
+            turned = [face for turns in (1, 2, 3) for face in self._pass(image_rgb, _TURNED_LONG_SIDE, turns)]
+            faces += [face for face in turned if face.detection_score > _SURE_SCORE]
+        return sorted(self._merged(faces), key=lambda face: face.area, reverse=True)
 
     def _pass(self, image_rgb: ImageRGB, long_side: int, quarter_turns: int) -> list[Face]:
         """Look at the whole picture once, scaled to `long_side` and turned counter-clockwise."""
@@ -130,7 +130,7 @@ DETECTORS: dict[str, Callable[[Device], Detector]] = {"nkf": NkfDetector, "cente
 def make_detector(name: str = "auto", device: Device = "auto") -> Detector:
     """Make a detector by its name in `DETECTORS`; ``auto`` takes our own."""
     if name == "auto":
-        name = "nkf" if (weights.WEIGHTS_FOLDER / "face.onnx").is_file() else "centerface"  # TEMPORARY until trained
+        name = "nkf"
     if name not in DETECTORS:
         raise NkfError(f"detector {name!r}: unknown; known are auto, {', '.join(DETECTORS)}")
     return DETECTORS[name](device)

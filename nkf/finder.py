@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nkf.detectors import Detector, WholeImage, make_detector
+from nkf.detectors import Detector, NkfDetector, WholeImage, make_detector
 from nkf.errors import NkfError
 from nkf.faces import Face, find_landmarks, quarter_turns_upright
 from nkf.geometry import Matrix, Points, box_transform, crop_transform, transform_points
@@ -14,11 +14,15 @@ from nkf.quality import (
     MIN_FACE_PROBABILITY,
     QualityLimits,
     face_probability,
+    face_size,
     find_problems,
     relative_spread,
 )
 from nkf.runtime import Device, load_fan
 from nkf.weights import DEFAULT_FAN
+
+CANDIDATE_SCORE = 0.2  # least detection score of what is looked at
+MIN_DISTANCE = 0.25  # mean distance of the landmarks of two faces, in sizes of one
 
 
 class FaceFinder:
@@ -43,7 +47,7 @@ class FaceFinder:
         Raises:
             NkfError: when a network or the detector cannot be loaded.
         """
-        self._detector = make_detector(detector, device) if isinstance(detector, str) else detector
+        self._detector = _make_detector(detector, device) if isinstance(detector, str) else detector
         self._fan = load_fan(fan, device)
         self._limits = limits or QualityLimits()
 
@@ -53,8 +57,8 @@ class FaceFinder:
         What the detector takes for a face, but no landmarks fit on, is left out.
         """
         faces = sorted(self._detector(image_rgb), key=lambda face: face.area, reverse=True)
-        with_landmarks = self._with_landmarks(image_rgb, faces)
-        return [self._judged(image_rgb, face) for face in with_landmarks if self._is_face(face)]
+        certain = [face for face in self._with_landmarks(image_rgb, faces) if self._is_face(face)]
+        return [self._judged(image_rgb, face) for face in without_doubles(certain)]
 
     def _with_landmarks(self, image_rgb: ImageRGB, faces: Sequence[Face]) -> list[Face]:
         found = find_landmarks(
@@ -94,6 +98,24 @@ def face_transform(face: Face, size: int) -> Matrix:
         return crop_transform(face.landmarks_px, size)
     except ValueError:
         return box_transform(face.box_xyxy, size)
+
+
+def without_doubles(faces: Sequence[Face]) -> list[Face]:
+    """Leave out faces whose landmarks lie on those of one with a higher score: boxes around parts of a face do that."""
+    kept: list[Face] = []
+    for face in sorted(faces, key=lambda face: face.detection_score, reverse=True):
+        assert face.landmarks_px is not None
+        distances = [np.linalg.norm(face.landmarks_px - other.landmarks_px, axis=1).mean() for other in kept]
+        if all(distance > MIN_DISTANCE * face_size(face.landmarks_px) for distance in distances):
+            kept.append(face)
+    return sorted(kept, key=lambda face: face.area, reverse=True)
+
+
+def _make_detector(name: str, device: Device) -> Detector:
+    """Our own detector may be generous: what it finds is judged again by its landmarks."""
+    if name in ("auto", "nkf"):
+        return NkfDetector(device, score_threshold=CANDIDATE_SCORE)
+    return make_detector(name, device)
 
 
 def align_face(image_rgb: ImageRGB, face: Face, size: int) -> tuple[ImageRGB, Points]:

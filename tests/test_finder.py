@@ -6,7 +6,8 @@ import pytest
 from nkf.detectors import WholeImage
 from nkf.errors import NkfError
 from nkf.faces import Face
-from nkf.finder import FaceFinder, align_face
+from nkf.finder import CANDIDATE_SCORE, FaceFinder, align_face, without_doubles
+from nkf.geometry import MEAN_SHAPE
 from nkf.quality import QualityLimits
 
 NOISE = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
@@ -47,6 +48,22 @@ def test_broken_weights_are_named(save_network):
     file = save_network("fan", np.full((68, 2), np.nan, np.float32), name="broken")
     with pytest.raises(NkfError, match="model 'broken' gives values that are not finite"):
         FaceFinder("none", str(file), "cpu")(NOISE)
+
+
+def test_boxes_on_parts_of_a_face_count_once():
+    shape = MEAN_SHAPE * 60 + 20
+    whole = Face([20, 20, 80, 80], 0.9, landmarks_px=shape)
+    part = Face([20, 20, 60, 50], 0.5, landmarks_px=shape + 3)
+    other = Face([90, 20, 170, 100], 0.4, landmarks_px=shape + [70, 0])
+    assert without_doubles([part, whole, other]) == [other, whole]
+    assert without_doubles([]) == []
+
+
+def test_our_detector_may_be_generous_only_for_the_finder(monkeypatch, fan_file):
+    thresholds = []
+    monkeypatch.setattr("nkf.finder.NkfDetector", lambda device, score_threshold: thresholds.append(score_threshold))
+    FaceFinder("auto", str(fan_file), "cpu")
+    assert thresholds == [CANDIDATE_SCORE]
 
 
 def test_align_face_falls_back_to_the_box():

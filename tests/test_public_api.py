@@ -57,7 +57,7 @@ LINES = (
     "weights  preprocess  models.layers",
     "models.backbone  models.pretrained  models.keypoints  models.fan  models.nkf  models.detector  models",
     "data.pack  data.check  data.teacher  data.ferplus  data.sources  data.importers  data.dataset",
-    "data.patches  data.scenes",
+    "data.patches  data.scenes  data.scene_pool",
     "runtime  faces  centerface  detectors  finder  smoothing  predict",
     "report  output  evaluate  evaluate_landmarks",
     "recipes.common  recipes.expression  recipes.landmarks  recipes.detection  recipes  train  export",

@@ -5,11 +5,8 @@ stamps, scrambled faces, text, blobs in the colours of skin) as faces, with the 
 only; a scene is a function of the generator's seed.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -32,15 +29,11 @@ from nkf.data.patches import (
     rotation,
     scramble,
 )
-from nkf.errors import NkfError
-from nkf.files import replacing
 from nkf.geometry import five_points
-from nkf.images import IMAGE_SUFFIXES, ImageRGB, decode_image
-from nkf.progress import Progress, no_progress
+from nkf.images import ImageRGB
 
 MAX_FACES = 12  # in a scene
 _VISIBLE = 0.45  # share of a face's box that has to be inside the picture to count
-_VERSION = 2  # of what `SceneMaker` does: counted up when pools made before are stale
 _PERSON = 0.4  # share of pasted faces that get hair, neck and a body
 Square = NDArray[np.float64]  # (4,) xyxy of something pasted
 OCCLUSIONS = ("none", "eyes", "mouth", "patch")
@@ -73,25 +66,6 @@ class Scene:
     rotation_deg: NDArray[np.float32]
     occlusion: NDArray[np.int64]
     visible: NDArray[np.float32]
-
-
-def read_pictures(folder: Path) -> list[Image.Image]:
-    """Read all pictures of a folder, stamps (with transparency) as RGBA, in the order of their names.
-
-    Raises:
-        NkfError: when there is none.
-    """
-    files = sorted(f for f in folder.glob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise NkfError(f"{folder}: no pictures; see benchmarks/backgrounds.py for a way to collect some")
-    pictures = []
-    for file in files:
-        with Image.open(file) as image:
-            if image.has_transparency_data:
-                pictures.append(image.convert("RGBA"))
-                continue
-        pictures.append(Image.fromarray(decode_image(file.read_bytes(), str(file))))
-    return pictures
 
 
 class _Placed(NamedTuple):
@@ -159,6 +133,28 @@ class SceneMaker:
             else:
                 self._paste_distractor(canvas, rng, taken)
         return self._finish(canvas, rng, found)
+
+    def plain(self, rng: np.random.Generator) -> Scene:
+        """Make a scene without faces: one to four whole pictures, on white, a colour or another picture."""
+        width, height = self.size_wh
+        kind = rng.random()
+        color = (255, 255, 255) if kind < 0.45 else tuple(int(v) for v in rng.integers(0, 256, 3))
+        canvas = self._background(rng) if kind > 0.7 else Image.new("RGB", self.size_wh, color)
+        columns, rows = [(1, 1), (2, 1), (1, 2), (2, 2)][rng.choice(4, p=[0.55, 0.1, 0.1, 0.25])]
+        for cell in range(columns * rows):
+            picture = self.pictures[int(rng.integers(len(self.pictures)))].convert("RGBA")
+            if rng.random() < 0.5:
+                picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            if rng.random() < 0.3:
+                picture = picture.rotate(float(rng.uniform(-180, 180)), Image.Resampling.BILINEAR, expand=True)
+            share = rng.uniform(0.35, 1.15) if columns * rows == 1 else rng.uniform(0.6, 1.0)
+            scale = share * min(width / columns / picture.width, height / rows / picture.height)
+            size = (max(4, round(picture.width * scale)), max(4, round(picture.height * scale)))
+            picture = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+            room = np.array([width / columns, height / rows])
+            low = [cell % columns, cell // columns] * room + rng.uniform(0.2, 0.8, 2) * (room - size)
+            canvas.paste(picture.convert("RGB"), (int(low[0]), int(low[1])), picture.getchannel("A"))
+        return self._finish(canvas, rng, [])
 
     # Pictures of packs as they are: the only faces here with their own hair, neck and surroundings.
 
@@ -347,53 +343,3 @@ class SceneMaker:
             np.array([face.occlusion for face in found], np.int64),
             np.array([face.visible for face in found], np.float32),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ScenePool:
-    """Many scenes of one size, with room for `MAX_FACES` in each.
-
-    Attributes:
-        images: (N, H, W, 3) uint8, memory-mapped.
-        boxes: (N, MAX_FACES, 4) xyxy; NaN where there is no face.
-        points: (N, MAX_FACES, 5, 2).
-    """
-
-    images: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
-    points: NDArray[np.float32]
-
-
-def load_pool(
-    make: Callable[[], SceneMaker], folder: Path, count: int, seed: int, key: str, progress: Progress = no_progress
-) -> ScenePool:
-    """Open a pool of scenes, composing it first if nobody did so before.
-
-    Args:
-        make: builds what composes the scenes, when that has to be done.
-        folder: where pools are kept.
-        count: N.
-        seed: of the scenes.
-        key: all that the scenes depend on, beside seed and count.
-        progress: shows how far it is.
-    """
-    settings = json.dumps([_VERSION, key, count, seed])
-    stem = folder / f"scenes-{hashlib.sha256(settings.encode()).hexdigest()[:10]}"
-    images, truth = stem.with_suffix(".npy"), stem.with_suffix(".npz")
-    if not (images.exists() and truth.exists()):
-        folder.mkdir(parents=True, exist_ok=True)
-        maker = make()
-        width, height = maker.size_wh
-        boxes = np.full((count, MAX_FACES, 4), np.nan, np.float32)
-        points = np.full((count, MAX_FACES, 5, 2), np.nan, np.float32)
-        with replacing(images) as partial:
-            pool = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, height, width, 3))
-            for row in progress(range(count), "composing scenes", count):
-                scene = maker.compose(np.random.default_rng([seed, row]))
-                n = len(scene.boxes)
-                pool[row], boxes[row, :n], points[row, :n] = scene.image, scene.boxes, scene.points
-            pool.flush()
-        with replacing(truth) as partial, partial.open("wb") as stream:
-            np.savez(stream, boxes=boxes, points=points)
-    with np.load(truth) as content:
-        return ScenePool(np.load(images, mmap_mode="r"), content["boxes"], content["points"])

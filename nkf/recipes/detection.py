@@ -16,7 +16,8 @@ from nkf.boxes import average_precision, match_boxes, non_maximum_suppression
 from nkf.config import TrainConfig
 from nkf.data.dataset import load_crops
 from nkf.data.pack import Pack, is_held_out
-from nkf.data.scenes import Faces, SceneMaker, ScenePool, load_pool, read_pictures
+from nkf.data.scene_pool import ScenePool, load_pool, read_pictures
+from nkf.data.scenes import Faces, SceneMaker
 from nkf.errors import NkfError
 from nkf.models import create_model
 from nkf.models.detector import cell_centres, decode
@@ -62,7 +63,12 @@ class DetectionRecipe:
 
         self.valid = load_pool(lambda: makers()[1], folder, VALIDATION_SCENES, 1, f"valid {key}", progress)
         self.train = load_pool(lambda: makers()[0], folder, config.scenes, config.seed, f"train {key}", progress)
-        self.num_train = len(self.train.images)
+        self.plain = None
+        if config.plain_scenes:
+            self.plain = load_pool(
+                lambda: makers()[0], folder, config.plain_scenes, config.seed, f"train {key}", progress, plain=True
+            )
+        self.num_train = len(self.train.images) + config.plain_scenes
 
     def create(self) -> nn.Module:
         model = create_model(self.kind, {})
@@ -71,7 +77,11 @@ class DetectionRecipe:
         return model.to(self.device)
 
     def loss(self, model: nn.Module, rows: NDArray[np.int64], generator: Generator) -> Tensor:
-        images, boxes, points = self._batch(self.train, rows)
+        with_faces = rows[rows < len(self.train.images)]
+        parts = [self._batch(self.train, with_faces)]
+        if self.plain is not None:
+            parts.append(self._batch(self.plain, rows[rows >= len(self.train.images)] - len(self.train.images)))
+        images, boxes, points = (torch.cat(columns) for columns in zip(*parts, strict=True))
         images, boxes, points = self._augment(images, boxes, points, generator)
         with autocast(self.config, self.device):
             raw_maps = model.raw_maps(images.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
@@ -87,7 +97,8 @@ class DetectionRecipe:
     ) -> tuple[Tensor, Tensor, Tensor]:
         config, size = self.config.augment, self.config.crop_size
         side = images.shape[-1]
-        base = torch.tensor([side / 2, side / 2, size, 0.0], device=self.device).expand(len(images), 4)
+        # Larger crops than scenes show these enlarged, not the repeated edges around them.
+        base = torch.tensor([side / 2, side / 2, min(side, size), 0.0], device=self.device).expand(len(images), 4)
         matrices, mirrored = random_similarities(base, size, config, generator)
         images = warp(images, matrices, size)
         boxes = _move(boxes.view(*boxes.shape[:2], 2, 2), matrices)

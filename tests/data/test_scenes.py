@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from nkf.data.patches import FOREHEAD, face_boxes, face_mask, scramble
-from nkf.data.scenes import MAX_FACES, Faces, SceneMaker, load_pool, read_pictures
+from nkf.data.scene_pool import load_pool, read_pictures
+from nkf.data.scenes import MAX_FACES, Faces, SceneMaker
 from nkf.errors import NkfError
 from nkf.geometry import MEAN_SHAPE, five_points
 
@@ -64,6 +65,13 @@ def test_scenes_without_faces(maker):
     assert not len(maker.compose(np.random.default_rng(0), faces=0).boxes)
 
 
+def test_plain_scenes_show_whole_pictures_and_no_face(maker):
+    scene = maker.plain(np.random.default_rng(0))
+    assert scene.image.shape == (120, 160, 3)
+    assert np.ptp(scene.image) > 0
+    assert scene.boxes.shape == (0, 4)
+
+
 def test_boxes_turn_with_the_forehead():
     x0, y0, x1, y1 = face_boxes(MEAN_SHAPE)
     brow = MEAN_SHAPE[17:27].min(axis=0)[1]
@@ -100,6 +108,8 @@ def test_a_pool_is_composed_once(maker, tmp_path):
 
     again = load_pool(fail, tmp_path / "cache", 3, 7, "key")
     np.testing.assert_array_equal(again.images, pool.images)
+    plain = load_pool(lambda: maker, tmp_path / "cache", 3, 7, "key", plain=True)
+    assert np.isnan(plain.boxes).all()
 
 
 def test_pictures_are_read_with_their_transparency(tmp_path, pictures):

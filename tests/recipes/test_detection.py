@@ -78,8 +78,9 @@ def config(mini_pack: Path, tmp_path: Path) -> TrainConfig:
     for number in range(3):
         Image.fromarray(generator.integers(0, 255, (40, 50, 3)).astype(np.uint8)).save(folder / f"{number}.png")
     return TrainConfig(
-        name="small", task="detection", data=(mini_pack,), backgrounds=(folder,), scenes=6, crop_size=64,
-        epochs=1, batch_size=3, warmup_steps=1, evaluations=1, augment=AugmentConfig(rotation_deg=0, noise=0.1),
+        name="small", task="detection", data=(mini_pack,), backgrounds=(folder,), scenes=6, plain_scenes=3,
+        crop_size=64, epochs=1, batch_size=3, warmup_steps=1, evaluations=1,
+        augment=AugmentConfig(rotation_deg=0, noise=0.1),
     )  # fmt: skip
 
 
