@@ -1,6 +1,6 @@
-"""Draw the portrait under 24 random conditions with the landmarks that the networks find: docs/landmarks_portrait.png.
+"""Draw the portrait under 24 random conditions with the landmarks that the networks find: docs/landmarks_portrait.jpg.
 
-    python benchmarks/portrait_sheet.py docs/landmarks_portrait.png
+    python benchmarks/portrait_sheet.py docs/landmarks_portrait.jpg
 
 Photo: NASA, public domain. Seed 0. Each cell: rotation up to ±60°, size 24 to 150 px, some blurred, dark, grey or
 partly covered; found by our detector and alignment network, as `nkf predict` does; discs show the expected errors.

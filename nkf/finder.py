@@ -21,7 +21,7 @@ from nkf.quality import (
 from nkf.runtime import Device, load_fan
 from nkf.weights import DEFAULT_FAN
 
-CANDIDATE_SCORE = 0.2  # least detection score of what is looked at
+CANDIDATE_SCORE = 0.08  # least detection score of what is looked at
 MIN_DISTANCE = 0.25  # mean distance of the landmarks of two faces, in sizes of one
 
 
@@ -61,13 +61,15 @@ class FaceFinder:
         return [self._judged(image_rgb, face) for face in without_doubles(certain)]
 
     def _with_landmarks(self, image_rgb: ImageRGB, faces: Sequence[Face]) -> list[Face]:
-        found = find_landmarks(
-            self._fan,
-            image_rgb,
-            [face.box_xyxy for face in faces],
-            quarter_turns=[quarter_turns_upright(face.points5_px) for face in faces],
-            size=self._fan.info.input_size,
-        )
+        boxes, size = [face.box_xyxy for face in faces], self._fan.info.input_size
+        turns = [quarter_turns_upright(face.points5_px) for face in faces]
+        found = find_landmarks(self._fan, image_rgb, boxes, quarter_turns=turns, size=size)
+        # Five points may be wrong about which way is up; the landmarks are surer where they are right.
+        turned = [k for k, turn in enumerate(turns) if turn]
+        level = find_landmarks(self._fan, image_rgb, [boxes[k] for k in turned], size=size)
+        for n, k in enumerate(turned):
+            if level.spread_px[n].mean() < found.spread_px[k].mean():
+                found.points_px[k], found.spread_px[k] = level.points_px[n], level.spread_px[n]
         if not (np.isfinite(found.points_px).all() and np.isfinite(found.spread_px).all()):
             raise NkfError(f"model {self._fan.info.name!r} gives values that are not finite; its weights are broken")
         return [

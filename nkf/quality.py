@@ -90,8 +90,8 @@ def sharpness(crop: ImageRGB) -> float:
 
 
 # Logistic regression on the logit of the detection score and the logarithm of the relative spread.
-_INTERCEPT, _PER_LOGIT, _PER_LOG_SPREAD = -14.0, 0.6, -4.5
-MIN_FACE_PROBABILITY = 0.5
+_INTERCEPT, _PER_LOGIT, _PER_LOG_SPREAD = -13.995, 0.585, -5.189
+MIN_FACE_PROBABILITY = 0.7  # rather no face than a wrong one
 
 
 def face_probability(detection_score: float, spread: float) -> float:

@@ -216,5 +216,6 @@ def draw_recalls(groups: dict[str, dict[str, dict[str, Any]]], names: tuple[str,
         axes.set_ylim(0, 1)
         axes.set_title(title, fontsize=9)
         axes.set_ylabel("recall")
-        axes.legend(loc="lower right", fontsize=8)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(names), fontsize=8)
     figure.savefig(file, format="png", dpi=110)

@@ -9,6 +9,7 @@ from nkf.faces import Face
 from nkf.finder import CANDIDATE_SCORE, FaceFinder, align_face, without_doubles
 from nkf.geometry import MEAN_SHAPE
 from nkf.quality import QualityLimits
+from nkf.runtime import FoundLandmarks
 
 NOISE = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
 
@@ -64,6 +65,25 @@ def test_our_detector_may_be_generous_only_for_the_finder(monkeypatch, fan_file)
     monkeypatch.setattr("nkf.finder.NkfDetector", lambda device, score_threshold: thresholds.append(score_threshold))
     FaceFinder("auto", str(fan_file), "cpu")
     assert thresholds == [CANDIDATE_SCORE]
+
+
+def test_the_surer_way_up_wins(monkeypatch, fan_file):
+    """Five points that stand on their head, on a face that does not."""
+    calls = []
+
+    def find(fan, image_rgb, boxes, *, quarter_turns=None, size):
+        calls.append(quarter_turns)
+        spread = 0.5 if quarter_turns is None else 5.0
+        points = np.repeat((MEAN_SHAPE * 60 + 20)[None], len(boxes), axis=0) + spread
+        return FoundLandmarks(points, np.full((len(boxes), 68), spread))
+
+    monkeypatch.setattr("nkf.finder.find_landmarks", find)
+    upside_down = np.array([[60, 60], [40, 60], [50, 50], [58, 40], [42, 40]], float)
+    face = Face([20, 20, 80, 80], 0.9, points5_px=upside_down)
+    (found,) = FaceFinder(detector_of(face), str(fan_file), "cpu")(NOISE)
+    assert calls == [[2], None]
+    assert found.landmark_spread_px.max() == 0.5
+    np.testing.assert_allclose(found.landmarks_px, MEAN_SHAPE * 60 + 20.5)
 
 
 def test_align_face_falls_back_to_the_box():
