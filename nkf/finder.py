@@ -105,11 +105,13 @@ def face_transform(face: Face, size: int) -> Matrix:
 def without_doubles(faces: Sequence[Face]) -> list[Face]:
     """Leave out faces whose landmarks lie on those of one with a higher score: boxes around parts of a face do that."""
     kept: list[Face] = []
+    taken: list[Points] = []
     for face in sorted(faces, key=lambda face: face.detection_score, reverse=True):
         assert face.landmarks_px is not None
-        distances = [np.linalg.norm(face.landmarks_px - other.landmarks_px, axis=1).mean() for other in kept]
+        distances = [np.linalg.norm(face.landmarks_px - points, axis=1).mean() for points in taken]
         if all(distance > MIN_DISTANCE * face_size(face.landmarks_px) for distance in distances):
             kept.append(face)
+            taken.append(face.landmarks_px)
     return sorted(kept, key=lambda face: face.area, reverse=True)
 
 
