@@ -64,9 +64,15 @@ def save_network(tmp_path: Path) -> SaveNetwork:
 
 
 @pytest.fixture
-def fan_file(save_network: SaveNetwork, fake_landmarks: NDArray[np.float32]) -> Path:
+def fan_file(save_network: SaveNetwork, fake_landmarks: NDArray[np.float32], sure_faces_only: None) -> Path:
     """A face alignment network that finds the same landmarks in every crop."""
     return save_network("fan", fake_landmarks)
+
+
+@pytest.fixture
+def sure_faces_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the finder from unlikely boxes: the fake network is sure of its landmarks in all of them."""
+    monkeypatch.setattr("nkf.finder.CANDIDATE_SCORE", 0.9)
 
 
 @pytest.fixture
@@ -76,7 +82,9 @@ def model_file(save_network: SaveNetwork) -> Path:
 
 
 @pytest.fixture
-def fake_package(tmp_path: Path, save_network: SaveNetwork, fake_landmarks: NDArray[np.float32], monkeypatch) -> Path:
+def fake_package(
+    tmp_path: Path, save_network: SaveNetwork, fake_landmarks: NDArray[np.float32], sure_faces_only: None, monkeypatch
+) -> Path:
     """Put fake networks in the place of the packaged ones, under the default names; the detector stays the real one."""
     save_network("fan", fake_landmarks, name=DEFAULT_FAN)
     save_network("nkf", np.array(LOGITS, np.float32), name=DEFAULT_MODEL)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nkf.detectors import WholeImage
+from nkf.detectors import SCORE_THRESHOLD, WholeImage
 from nkf.errors import NkfError
 from nkf.faces import Face
 from nkf.finder import CANDIDATE_SCORE, FaceFinder, align_face, without_doubles
@@ -63,8 +63,10 @@ def test_boxes_on_parts_of_a_face_count_once():
 def test_our_detector_may_be_generous_only_for_the_finder(monkeypatch, fan_file):
     thresholds = []
     monkeypatch.setattr("nkf.finder.NkfDetector", lambda device, score_threshold: thresholds.append(score_threshold))
+    monkeypatch.setattr("nkf.finder.CANDIDATE_SCORE", CANDIDATE_SCORE)
     FaceFinder("auto", str(fan_file), "cpu")
     assert thresholds == [CANDIDATE_SCORE]
+    assert CANDIDATE_SCORE < SCORE_THRESHOLD
 
 
 def test_the_surer_way_up_wins(monkeypatch, fan_file):
