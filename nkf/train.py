@@ -130,7 +130,10 @@ def _start(recipe: Recipe) -> State:
     torch.manual_seed(config.seed)
     model = recipe.create().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for part in config.frozen:
-        model.get_submodule(part).requires_grad_(False)
+        try:
+            model.get_submodule(part).requires_grad_(False)
+        except AttributeError as error:
+            raise NkfError(f"frozen: the network has no part {part!r}; name modules such as backbone.stem") from error
     average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema_decay), use_buffers=True)
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [  # biases, batch norms and PReLU slopes are not decayed

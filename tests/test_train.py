@@ -186,3 +186,24 @@ def test_too_large_a_batch_is_refused(mini_pack: Path, tmp_path: Path) -> None:
     with pytest.raises(NkfError, match="batch_size 64: more than the 32 training images"):
         train(config_for(mini_pack, batch_size=64), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_frozen_parts_keep_their_weights_and_statistics(unbroken: Path, mini_pack: Path, tmp_path: Path) -> None:
+    train(config_for(mini_pack, start=str(unbroken), frozen=("backbone.stem",), epochs=1), tmp_path / "run")
+    before, after = load_file(unbroken / "best" / "model.safetensors"), weights_of(tmp_path / "run")
+    same = {name for name in after if torch.equal(before[name], after[name])}
+    assert {name for name in after if name.startswith("backbone.stem.")} <= same
+    assert "head.norm.running_mean" not in same
+
+
+def test_unknown_frozen_part_is_one_line(mini_pack: Path, tmp_path: Path) -> None:
+    with pytest.raises(NkfError, match="frozen: the network has no part 'trunk'"):
+        train(config_for(mini_pack, frozen=("trunk",)), tmp_path / "run")
+
+
+def test_weight_average_forgets_its_start_quickly() -> None:
+    average, target = [torch.zeros(1)], [torch.ones(1)]
+    update = nkf.train._moving_average(0.999)
+    for count in range(1, 60):
+        update(average, target, torch.tensor(count))
+    assert average[0] > 0.99  # with 0.999 from the first step on it would be 0.06

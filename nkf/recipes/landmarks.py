@@ -1,6 +1,6 @@
 """Face alignment network: crops cut at random from whole pictures, distance to the teacher's landmarks.
 
-Half of the crops are loose, as a detector's box gives them, half are placed well, as the second pass sees them.
+Crops are loose, as a detector's box gives them, or (`AugmentConfig.near`) placed well, as the second pass sees them.
 
 Legend: B faces, V vertices of the mesh, S side of the crop in pixels.
 """
