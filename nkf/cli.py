@@ -7,29 +7,20 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from nkf.cli_data import DATA_COMMANDS
 from nkf.commandline import CommandTable, run
 from nkf.progress import track
 from nkf.runtime import Device
 from nkf.weights import DEFAULT_FAN, DEFAULT_MODEL
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from nkf.data.importers import FindLandmarks
-    from nkf.geometry import Points
-    from nkf.images import ImageRGB
-
-
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 OutFolder = Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
-Source = Annotated[Path, tyro.conf.arg(metavar="SOURCE", help_behavior_hint="")]
-NewPack = Annotated[Path, tyro.conf.arg(metavar="OUT", help_behavior_hint="")]
 PackFolder = Annotated[Path, tyro.conf.arg(metavar="PACK", help_behavior_hint="")]
 ConfigFile = Annotated[Path, tyro.conf.arg(metavar="CONFIG", help_behavior_hint="")]
 Packs = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PACK...", help_behavior_hint="")]
@@ -124,68 +115,6 @@ def models() -> None:
         texts = (", ".join(info.classes), _as_lines(info.metrics), data)
         table.add_row(name, info.kind, f"{info.parameters:,}", *(Text(text) for text in texts))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def import_ferplus(
-    source: Source,
-    out: NewPack,
-    /,
-    *,
-    landmarks: File = None,
-    fer2013new: File = None,
-    drop_leaks: bool = False,
-    leak_md5: File = None,
-) -> None:
-    """Import FERPlus into a pack.
-
-    SOURCE is a folder or zip in FER+'s layout (FER2013Train, FER2013Valid, FER2013Test, or some of them), or a folder
-    with fer2013.csv and fer2013new.csv. Counts by split and class are printed and compared with the known ones.
-
-    Examples:
-      nkf data import ferplus ferplus.zip data/ferplus
-      nkf data import ferplus ferplus.zip data/clean --landmarks teacher.npz --drop-leaks --leak-md5 test_md5.txt
-
-    Args:
-        source: folder or zip
-        out: folder of the new pack
-        landmarks: NPZ with name, found and landmarks68 of a teacher; without it our own network finds them
-        fer2013new: take the votes from this fer2013new.csv instead of the label.csv files
-        drop_leaks: drop from train what is pixel-identical to an image of valid or test
-        leak_md5: list of MD5s of pixels, one a line, that count as copies too
-    """
-    from nkf.cli_data import print_report
-    from nkf.data import importers
-
-    report = importers.import_ferplus(
-        source,
-        out,
-        landmarks=landmarks or _own_landmarks(),
-        fer2013new=fer2013new,
-        drop_leaks=drop_leaks,
-        leak_md5=leak_md5,
-        progress=track,
-    )
-    print_report(report)
-
-
-def import_faces(source: Source, out: NewPack, /, *, landmarks: File = None, licence: str = "") -> None:
-    """Import face pictures without labels into a pack.
-
-    Example:
-      nkf data import faces fairface.zip data/fairface --landmarks teacher.npz --licence "CC BY 4.0"
-
-    Args:
-        source: folder, searched with its subfolders, or zip
-        out: folder of the new pack
-        landmarks: NPZ with name, found and landmarks68 of a teacher; without it our own network finds them
-        licence: terms of the images, for the manifest
-    """
-    from nkf.cli_data import print_report
-    from nkf.data import importers
-
-    points = landmarks or _own_landmarks()
-    terms = licence or importers.FACES_LICENCE
-    print_report(importers.import_faces(source, out, landmarks=points, licence=terms, progress=track))
 
 
 def train(
@@ -353,19 +282,6 @@ def _as_lines(values: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _own_landmarks() -> "FindLandmarks":
-    """Let our own network find the landmarks in the box of a face."""
-    from nkf.faces import find_landmarks
-    from nkf.runtime import load_fan
-
-    fan = load_fan()
-
-    def find(image_rgb: "ImageRGB", box_xyxy: "ArrayLike") -> "Points":
-        return find_landmarks(fan, image_rgb, [box_xyxy], size=fan.info.input_size).points_px[0]
-
-    return find
-
-
 COMMANDS: CommandTable = {
     "predict": predict,
     "align": align,
@@ -374,7 +290,7 @@ COMMANDS: CommandTable = {
     "evaluate": evaluate,
     "evaluate-landmarks": evaluate_landmarks,
     "export": export,
-    "data": {"import": {"ferplus": import_ferplus, "faces": import_faces}},
+    "data": DATA_COMMANDS,
 }
 
 

@@ -11,13 +11,14 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias, Union
+from typing import Any, TextIO, TypeAlias, Union
 
 import tyro
 
 from nkf import __version__
-from nkf.errors import NkfError
+from nkf.errors import NkfError, NkfWarning
 
 Command: TypeAlias = Callable[..., int | None]  # returns the exit code, None for 0
 CommandTable: TypeAlias = dict[str, Union[Command, "CommandTable"]]
@@ -34,7 +35,10 @@ def run(commands: CommandTable, arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path need not be printable
     try:
-        return _run(commands, list(sys.argv[1:] if arguments is None else arguments))
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", NkfWarning)
+            warnings.showwarning = _show_warning  # catch_warnings puts the old one back
+            return _run(commands, list(sys.argv[1:] if arguments is None else arguments))
     except NkfError as error:
         print("nkf:", str(error).replace("\n", " "), file=sys.stderr)
         return 2
@@ -47,6 +51,20 @@ def run(commands: CommandTable, arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # such as a full disk
         print("nkf:", f"{error.filename}: {error.strerror}" if error.filename else error, file=sys.stderr)
         return 2
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print our own warnings as one line; others as Python does."""
+    ours = issubclass(category, NkfWarning)
+    text = f"nkf: warning: {message}".replace("\n", " ") + "\n"
+    print(text if ours else warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
 
 
 def _run(commands: CommandTable, arguments: list[str]) -> int:
@@ -147,8 +165,7 @@ def _help(words: list[str], entry: CommandTable) -> str:
             *(f"  {name:{width}}  {text.splitlines()[0]}" for name, text in rows),
             "",
             "Examples:",
-            "  nkf predict photo.jpg",
-            "  nkf predict photos/ --json result.json --annotate annotated",
+            *[line for _, text in rows for line in text.splitlines() if line.startswith("  nkf ")][:4],
             "",
             f"{program} COMMAND --help explains a command; nkf --version prints the version.",
         ]

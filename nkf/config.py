@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nkf.data.labels import LabelRule
 from nkf.errors import NkfError
+from nkf.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, read_protocol
 
 
 class _Strict(BaseModel):
@@ -71,7 +71,10 @@ class TrainConfig(_Strict):
     frozen: tuple[str, ...] = Field(default=(), description="parts of the network that keep their starting weights")
     start: str | None = Field(default=None, description="NAME, run or file whose weights the network starts from")
     crop_size: int = Field(default=112, ge=32, multiple_of=16, description="side of the crop in pixels")
-    rule: LabelRule = Field(default="majority", description="which images count, and how votes become labels")
+    protocol: Protocol = Field(
+        default=PROTOCOLS[DEFAULT_PROTOCOL],
+        description="expression: a name of nkf.protocols.PROTOCOLS, or its fields that differ, with the name",
+    )
     targets: Literal["distribution", "label"] = Field(default="distribution", description="vote shares, or one class")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target spread over all classes")
     epochs: float = Field(default=3.0, gt=0, description="passes over the training images")
@@ -85,6 +88,11 @@ class TrainConfig(_Strict):
     evaluations: int = Field(default=8, ge=1, description="number of validations, spread over the run")
     seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
     augment: AugmentConfig = AugmentConfig()
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _complete_protocol(cls, content: Any) -> Any:
+        return read_protocol(content)
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:

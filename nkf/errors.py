@@ -7,3 +7,7 @@ class NkfError(Exception):
 
 class ImageError(NkfError):
     """One input image cannot be used; in a batch it becomes a row with status ``error`` (exit code 1)."""
+
+
+class NkfWarning(UserWarning):
+    """Something that a user should look at, in one line, while the work goes on."""

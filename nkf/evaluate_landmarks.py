@@ -150,11 +150,9 @@ class KnownFaces:
 
     def column(self, name: str) -> NDArray[Any] | None:
         """Metadata of the faces, or None where a pack does not have it."""
-        try:
-            columns = {pack: pack.column(f"meta_{name}") for pack, _ in self.rows}
-        except NkfError:
-            return None
-        return np.array([columns[pack][row] for pack, row in self.rows])
+        columns = {pack: pack.metadata(name) for pack in {pack for pack, _ in self.rows}}
+        known = {pack: column for pack, column in columns.items() if column is not None}
+        return np.array([known[pack][row] for pack, row in self.rows]) if len(known) == len(columns) else None
 
 
 def measure(

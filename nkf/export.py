@@ -17,11 +17,11 @@ from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor, nn
 
 from nkf.errors import NkfError
-from nkf.files import replacing
+from nkf.files import file_sha256, replacing
 from nkf.geometry import MEAN_SHAPE
 from nkf.models import TorchModel, load_model, save_model
 from nkf.runtime import OnnxModel
-from nkf.weights import INPUTS, OUTPUTS, WeightsInfo, file_sha256, find_weights
+from nkf.weights import INPUTS, OUTPUTS, WeightsInfo, find_weights
 
 PARITY_LIMIT = {"nkf": 1e-4, "fan": 1e-2, "detector": 2e-2}  # probabilities; pixels of the crop or picture
 _PARITY_BATCHES = (1, 5)

@@ -110,11 +110,13 @@ def find_landmarks(
     if not len(boxes_xyxy):
         return FoundLandmarks(np.zeros((0, NUM_LANDMARKS, 2)), np.zeros((0, NUM_LANDMARKS)))
     turns = quarter_turns or [0] * len(boxes_xyxy)
-    matrices = [
-        _turned(box_transform(expand_box(box, FAN_BOX_SCALE), size), turn, size)
-        for box, turn in zip(boxes_xyxy, turns, strict=True)
-    ]
+    matrices = [_turned(first_crop(box, size), turn, size) for box, turn in zip(boxes_xyxy, turns, strict=True)]
     return find_in_crops(fan, [image_rgb] * len(matrices), matrices, size=size, passes=passes)
+
+
+def first_crop(box_xyxy: ArrayLike, size: int) -> Matrix:
+    """The (2, 3) map from image pixels to those of the first pass's crop: a loose square around the box."""
+    return box_transform(expand_box(box_xyxy, FAN_BOX_SCALE), size)
 
 
 def find_in_crops(

@@ -1,5 +1,6 @@
-"""Write files whole or not at all."""
+"""Write files whole or not at all, and know them again."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,3 +16,9 @@ def replacing(file: Path) -> Iterator[Path]:
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def file_sha256(file: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

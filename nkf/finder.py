@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from nkf.detectors import Detector, NkfDetector, WholeImage, make_detector
 from nkf.errors import NkfError
-from nkf.faces import Face, find_landmarks, quarter_turns_upright
+from nkf.faces import Face, find_in_crops, find_landmarks, first_crop, quarter_turns_upright
 from nkf.geometry import Matrix, Points, box_transform, crop_transform, transform_points
-from nkf.images import ImageRGB, warp_similarity
+from nkf.images import ImageRGB, warp_similarity, whole_box
 from nkf.quality import (
     MIN_FACE_PROBABILITY,
     QualityLimits,
@@ -127,3 +129,54 @@ def align_face(image_rgb: ImageRGB, face: Face, size: int) -> tuple[ImageRGB, Po
     assert face.landmarks_px is not None
     matrix = face_transform(face, size)
     return warp_similarity(image_rgb, matrix, size), transform_points(matrix, face.landmarks_px)
+
+
+class LandmarkFinder:
+    """Landmarks of one face in each of many images, for importing datasets."""
+
+    def __init__(self, device: Device = "auto") -> None:
+        """Load the face alignment network; the detector follows when it is needed.
+
+        Args:
+            device: ``auto`` takes CUDA where it is available.
+        """
+        self._device = device
+        self._fan = load_fan(device=device)
+
+    @cached_property
+    def _finder(self) -> FaceFinder:
+        return FaceFinder(device=self._device)
+
+    def __call__(
+        self, images: Sequence[ImageRGB], boxes_xyxy: Sequence[NDArray[np.floating] | None], shows: str
+    ) -> list[Points | None]:
+        """Return (68, 2) in pixels of each image, or None where no face is found.
+
+        Args:
+            images: upright, (H, W, 3) uint8 each.
+            boxes_xyxy: where the face is, or None.
+            shows: what an image without a box is: ``face``, or ``photo``, whose largest face counts.
+        """
+        given = [
+            whole_box(image) if box is None and shows == "face" else box
+            for image, box in zip(images, boxes_xyxy, strict=True)
+        ]
+        boxed = [k for k, box in enumerate(given) if box is not None]
+        result: list[Points | None] = [None] * len(images)
+        for k, points in zip(boxed, self._in_boxes([images[k] for k in boxed], [given[k] for k in boxed]), strict=True):
+            result[k] = points
+        for k in set(range(len(images))) - set(boxed):
+            faces = self._finder(images[k])
+            result[k] = faces[0].landmarks_px if faces else None
+        return result
+
+    def _in_boxes(self, images: Sequence[ImageRGB], boxes_xyxy: Sequence[ArrayLike | None]) -> list[Points | None]:
+        if not images:
+            return []
+        size = self._fan.info.input_size
+        matrices = [first_crop(box, size) for box in boxes_xyxy if box is not None]
+        found = find_in_crops(self._fan, images, matrices, size=size)
+        return [
+            points if face_probability(1.0, relative_spread(points, spread)) >= MIN_FACE_PROBABILITY else None
+            for points, spread in zip(*found, strict=True)
+        ]

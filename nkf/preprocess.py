@@ -19,7 +19,7 @@ _NEAR = 0.2  # ranges of a well-placed crop, over those of a loose one
 
 def to_float(images_uint8: Tensor) -> Tensor:
     """(B, S, S, 3) uint8 to (B, 3, S, S) float32 in [0, 1]."""
-    return images_uint8.permute(0, 3, 1, 2).float() / 255
+    return images_uint8.permute(0, 3, 1, 2).float().div_(255)
 
 
 def augment(

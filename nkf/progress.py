@@ -12,7 +12,7 @@ MANY_ITEMS = 20
 
 
 class Progress(Protocol):
-    """Show how far a loop is: pass items through, given a description and their number."""
+    """Show how far a loop is: pass items through, given a description and their number, 0 if that is not known."""
 
     def __call__(self, items: Iterable[Item], text: str, total: int, /) -> Iterable[Item]: ...
 
@@ -32,7 +32,7 @@ def track(items: Iterable[Item], text: str, total: int) -> Iterator[Item]:
 
     # rich may only take over standard output while that is the terminal too; else lines meant for a file were lost.
     bar = Progress(console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
-    task = bar.add_task(text, total=total)
+    task = bar.add_task(text, total=total or None)  # 0: not known
     start = time.monotonic()
     try:
         for done, item in enumerate(items):

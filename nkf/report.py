@@ -219,3 +219,28 @@ def draw_recalls(groups: dict[str, dict[str, dict[str, Any]]], names: tuple[str,
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(names), fontsize=8)
     figure.savefig(file, format="png", dpi=110)
+
+
+def draw_balance(counts: dict[str, dict[str, int]], file: Path, *, title: str) -> None:
+    """Draw how many images each class has, by split, logarithmically.
+
+    Args:
+        counts: split -> class -> images.
+        file: PNG to write.
+        title: line above the picture.
+
+    Raises:
+        NkfError: without matplotlib.
+    """
+    axes, figure = _axes((8, 4))
+    width = 0.8 / len(counts)
+    classes = list(next(iter(counts.values())))
+    for number, (split, row) in enumerate(counts.items()):
+        places = np.arange(len(classes)) + (number - (len(counts) - 1) / 2) * width
+        bars = axes.bar(places, [row[name] for name in classes], width, label=f"{split}: {sum(row.values()):,}")
+        axes.bar_label(bars, [f"{row[name]:,}" for name in classes], fontsize=7)
+    axes.set_xticks(range(len(classes)), classes)
+    most = max(max(row.values()) for row in counts.values())
+    axes.set(yscale="symlog", ylim=(0, 3 * most + 1), ylabel="images", title=title)
+    axes.legend(fontsize=8)
+    figure.savefig(file, format="png", dpi=120)

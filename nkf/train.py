@@ -8,7 +8,7 @@ CUDA kernels add in no fixed order).
     RUN/log.jsonl             one JSON object a line: training losses, validations
     RUN/last/state.pt         everything that resuming needs
     RUN/last/model.*          weight average at the last checkpoint, with its sidecar
-    RUN/best/model.*          weight average that validated best, with its sidecar
+    RUN/best/model.*          weight average that validated best, or the last where nothing validates, with its sidecar
 """
 
 import json
@@ -181,11 +181,11 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
     return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
-def batch_rows(config: TrainConfig, step: int, num_train: int) -> NDArray[np.int64]:
-    """Row numbers of a step: a seeded permutation for each epoch."""
-    epoch, position = divmod(step, steps_per_epoch(config, num_train))
-    order = np.random.default_rng([config.seed, epoch]).permutation(num_train)
-    return order[position * config.batch_size :][: config.batch_size]
+def batch_rows(recipe: Recipe, step: int) -> NDArray[np.int64]:
+    """Row numbers of a step: the next ones in the order of its epoch."""
+    size = recipe.config.batch_size
+    epoch, position = divmod(step, steps_per_epoch(recipe.config, recipe.num_train))
+    return recipe.order(epoch)[position * size :][:size]
 
 
 def train_step(recipe: Recipe, state: State, total: int) -> float:
@@ -201,7 +201,7 @@ def train_step(recipe: Recipe, state: State, total: int) -> float:
     generator = torch.Generator(device).manual_seed(seed)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step, total)
-    loss = recipe.loss(state.model, batch_rows(config, state.step, recipe.num_train), generator)
+    loss = recipe.loss(state.model, batch_rows(recipe, state.step), generator)
     value = loss.item()
     if not math.isfinite(value):
         raise NkfError(f"loss is {value} at step {state.step}; lower learning_rate")
@@ -260,9 +260,11 @@ def _validate(recipe: Recipe, state: State, run: Path) -> dict[str, Any]:
     metrics = recipe.validate(average)
     epoch = state.step / steps_per_epoch(recipe.config, recipe.num_train)
     row = {"step": state.step, "epoch": round(epoch, 3), **metrics}
-    if metrics["score"] > state.best_score:
-        state.best_score = metrics["score"]
-        info = recipe.info(average).model_copy(update={"metrics": {"validation_in_training": row}})
+    score = metrics.get("score", float(state.step))  # without validation the last weights are the best
+    if score > state.best_score:
+        state.best_score = score
+        measured = {"validation_in_training": row} if metrics else {}
+        info = recipe.info(average).model_copy(update={"metrics": measured})
         save_model(average, run / "best" / "model.safetensors", info)
     _append(run, row)
     return row

@@ -16,9 +16,11 @@ from PIL import Image, ImageDraw
 
 from nkf import __version__, weights
 from nkf.data.labels import VOTE_COLUMNS
-from nkf.data.pack import PackWriter, Sample
+from nkf.data.pack import Sample
+from nkf.data.pack_writer import PackWriter
+from nkf.files import file_sha256
 from nkf.geometry import CROP_SIZE, MEAN_SHAPE
-from nkf.weights import DEFAULT_DETECTOR, DEFAULT_FAN, DEFAULT_MODEL, WeightsInfo, file_sha256
+from nkf.weights import DEFAULT_DETECTOR, DEFAULT_FAN, DEFAULT_MODEL, WeightsInfo
 
 CLASSES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 LOGITS = (1.0, 4.0, 0.5, 2.0, 0.0, -1.0, 0.2, -0.5)

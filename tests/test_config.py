@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nkf.config import TrainConfig, load_config, override, save_config
 from nkf.errors import NkfError
+from nkf.protocols import PROTOCOLS
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))
 
@@ -30,6 +32,24 @@ def test_shipped_configurations_are_valid_and_survive_a_round_trip(file: Path, t
         ("name: a/b\ntask: expression\ndata: [x]", r"name: String should match pattern"),
         ("name: a\ntask: expression\ndata: [x]\nepochs: 0", r"epochs: Input should be greater than 0, got 0"),
         ("name: a\ntask: expression\ndata: [x]\ncrop_size: 100", r"crop_size: Input should be a multiple of 16"),
+        ("name: a\ntask: expression\ndata: [x]\nrule: majority", r"rule: Extra inputs are not permitted"),
+        (
+            "name: a\ntask: expression\ndata: [x]\nprotocol: afectnet8",
+            r"protocol: .*no such protocol; known: own, ferplus, ferplus-literature, rafdb, .*, got 'afectnet8'",
+        ),
+        (
+            "name: a\ntask: expression\ndata: [x]\nprotocol: [rafdb]",
+            r"protocol: .*expected a name \(own, .*\) or fields",
+        ),
+        ("name: a\ntask: expression\ndata: [x]\nprotocol:", r"protocol: .*expected a name \(own, .*\) or fields"),
+        (
+            "name: a\ntask: expression\ndata: [x]\nprotocol: {name: rafdb, sampler: shuffled}",
+            r"protocol\.sampler: Extra inputs are not permitted",
+        ),
+        (
+            "name: a\ntask: expression\ndata: [x]\nprotocol: {train: [train, test]}",
+            r"protocol: .*the split test is never trained on",
+        ),
         ("name: [", r"not valid YAML"),
         ("just text", r"Input should be a valid dictionary"),
     ],
@@ -50,6 +70,25 @@ def test_overrides_are_checked_like_the_file() -> None:
         override(config, seed=-1)
     with pytest.raises(NkfError, match="trained on one pack, got 2"):
         override(config, data=(Path("x"), Path("y")))
+
+
+def test_protocol_is_a_name_or_a_name_with_changes_and_is_saved_in_full(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("name: a\ntask: expression\ndata: [x]\nprotocol: {name: affectnet8, sampling: shuffled}")
+    config = load_config(file)
+    assert config.protocol == PROTOCOLS["affectnet8"].model_copy(update={"sampling": "shuffled"})
+    assert override(config, seed=3).protocol == config.protocol
+    save_config(config, file)
+    saved = yaml.safe_load(file.read_text())["protocol"]
+    assert saved["classes"][7] == "contempt"
+    assert (saved["choose"], saved["sampling"], saved["seed"]) == ("carved", "shuffled", 0)
+    assert load_config(file) == config
+
+
+def test_without_a_protocol_all_classes_are_trained_and_valid_chooses() -> None:
+    protocol = TrainConfig(name="a", task="expression", data=(Path("x"),)).protocol
+    assert protocol == PROTOCOLS["own"]
+    assert protocol.model_dump(exclude={"name"}) == PROTOCOLS["ferplus"].model_dump(exclude={"name"})
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

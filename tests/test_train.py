@@ -11,6 +11,7 @@ import nkf.train
 from nkf.config import AugmentConfig, NetworkConfig, TrainConfig
 from nkf.errors import NkfError
 from nkf.models import load_model
+from nkf.recipes import create_recipe
 from nkf.train import batch_rows, learning_rate, total_steps, train
 from nkf.weights import find_weights
 
@@ -75,26 +76,52 @@ def test_run_stopped_by_its_time_budget_ends_like_an_unbroken_one(
     assert_same_weights(run, unbroken)
 
 
-def test_killed_run_ends_like_an_unbroken_one(
-    unbroken: Path, mini_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def assert_kill_changes_nothing(
+    settings: TrainConfig, unbroken: Path, run: Path, last_step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "killed"
+    """Train again, but for a kill at a step and a second start, and compare with the unbroken run."""
     step = nkf.train.train_step
 
-    def killed_at_seven(*args: Any) -> float:
-        if args[1].step == 7:
+    def killed(*args: Any) -> float:
+        if args[1].step == last_step:
             raise KeyboardInterrupt
         return step(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(nkf.train, "CHECKPOINT_SECONDS", 0.0)
-        patch.setattr(nkf.train, "train_step", killed_at_seven)
+        patch.setattr(nkf.train, "train_step", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(config_for(mini_pack), run)
+            train(settings, run)
     assert not (run / "last" / "model.safetensors").exists()
-    train(config_for(mini_pack), run)
+    train(settings, run)
     assert_same_weights(run, unbroken)
     assert log_of(run) == log_of(unbroken)
+
+
+def test_killed_run_ends_like_an_unbroken_one(
+    unbroken: Path, mini_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_kill_changes_nothing(config_for(mini_pack), unbroken, tmp_path / "killed", 7, monkeypatch)
+
+
+def test_killed_run_with_balanced_classes_and_carved_images_ends_like_an_unbroken_one(
+    mini_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = {"sampling": "balanced", "choose": "carved", "valid_share": 0.2}
+    settings = config_for(mini_pack, protocol=protocol, epochs=2)  # 26 images, 3 steps an epoch
+    assert train(settings, tmp_path / "unbroken")["step"] == 6
+    assert_kill_changes_nothing(settings, tmp_path / "unbroken", tmp_path / "killed", 4, monkeypatch)
+
+
+def test_without_validation_the_last_weights_are_the_best(mini_pack: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    protocol = {"train": ("train", "valid"), "choose": "last"}
+    summary = train(config_for(mini_pack, protocol=protocol, epochs=1), run)
+    assert summary == {"step": 6, "epoch": 1.0, "finished": True}  # 48 images
+    assert (run / "best" / "model.safetensors").read_bytes() == (run / "last" / "model.safetensors").read_bytes()
+    _, info = find_weights(str(run), (".safetensors",))
+    assert info.metrics == {}
+    assert info.training["images"] == {"train": 48, "choose": 0}
 
 
 def test_another_seed_ends_elsewhere(unbroken: Path, mini_pack: Path, tmp_path: Path) -> None:
@@ -159,12 +186,18 @@ def test_loss_that_is_no_number_stops_the_run(mini_pack: Path, tmp_path: Path) -
 
 
 def test_every_epoch_visits_each_image_once_in_an_order_of_its_own(mini_pack: Path) -> None:
-    settings = config_for(mini_pack, batch_size=8)
-    first, second = (
-        np.concatenate([batch_rows(settings, 4 * epoch + step, 32) for step in range(4)]) for epoch in (0, 1)
-    )
+    recipe = create_recipe(config_for(mini_pack, batch_size=8), torch.device("cpu"))
+    first, second = (np.concatenate([batch_rows(recipe, 4 * epoch + step) for step in range(4)]) for epoch in (0, 1))
     assert sorted(first) == sorted(second) == list(range(32))
     assert first.tolist() != second.tolist()
+    assert second.tolist() == np.random.default_rng([0, 1]).permutation(32).tolist()
+
+
+def test_batches_follow_the_order_of_the_recipe(mini_pack: Path) -> None:
+    recipe = create_recipe(config_for(mini_pack, batch_size=10), torch.device("cpu"))
+    recipe.order = lambda epoch: np.arange(32) + 100 * epoch
+    assert batch_rows(recipe, 2).tolist() == list(range(20, 30))
+    assert batch_rows(recipe, 3).tolist() == list(range(100, 110))  # the incomplete batch is left out
 
 
 def test_learning_rate_warms_up_and_falls_to_zero(mini_pack: Path) -> None:

@@ -1,185 +1,298 @@
-"""What an import found: counts by split and class beside the known ones, and pictures that lie in two splits."""
+"""Check a pack: is it whole, are its counts the known ones, is nothing of what is tested in what is trained on?"""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nkf.data.ferplus import LabelFile
-from nkf.data.labels import EXPRESSIONS, FERPLUS_COLUMNS, LABEL_RULES, LabelRule, labels_from_votes
-from nkf.data.pack import SPLITS
+from nkf.data.counts import ClassCounts, count_rows, find_leaks
+from nkf.data.importers import THREADS, differences
+from nkf.data.labels import DROPPED, EXPRESSIONS
+from nkf.data.listing import SPLITS
+from nkf.data.pack import Pack
+from nkf.data.pack_writer import Picture
+from nkf.data.sheets import contact_sheet
+from nkf.data.similar import near_duplicates, perceptual_hash
 from nkf.errors import NkfError
+from nkf.files import file_sha256, replacing
+from nkf.progress import Progress, no_progress
+from nkf.report import draw_balance, require_matplotlib
 
-ClassCounts = Mapping[str, Mapping[str, int]]  # split -> class -> images
-Totals = Mapping[str, Mapping[str, int]]  # rule -> split -> images
+READ_AHEAD = 256  # rows
+SHEET_FACES = 60
+LISTED = 5  # examples in a line
+
+Pair = tuple[str, str, str]  # kind of likeness; SPLIT/NAME twice
 
 
-@dataclass(frozen=True, slots=True)
-class ImportReport:
-    """What an import did; `counts`, `totals` and `images` are of what the pack holds.
+@dataclass(slots=True)
+class CheckReport:
+    """What a check found.
 
     Attributes:
-        images: split -> images in the pack.
-        counts: split -> class -> images under the rule ``majority``; empty without labels.
-        totals: rule -> split -> images to which the rule gives a label; empty without labels.
-        warnings: one line each: images skipped, counts that differ from the known ones, doubled names.
-        leaks_found: "valid in train" and so on -> images of the former split with a pixel-identical one in the latter;
-            "listed in train" are train images whose pixels are in the list of `leak_md5`.
-        leaks_dropped: train images left out for that.
-        images_skipped: unreadable images; each has its line in `warnings`.
-        landmarks_found: images with landmarks.
-        landmarks_missing: images without.
+        pack: folder.
+        images: number of rows.
+        images_by_split: the same by split.
+        counts: as in the manifest, counted again.
+        problems: one line each: what makes results on this pack wrong.
+        warnings: one line each: what is worth a look.
+        pairs: images of different splits that show the same picture, or nearly.
+        unreadable: names of rows whose image cannot be decoded.
     """
 
-    images: Mapping[str, int]
+    pack: str
+    images: int
+    images_by_split: dict[str, int]
     counts: ClassCounts = field(default_factory=dict)
-    totals: Totals = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    leaks_found: Mapping[str, int] = field(default_factory=dict)
-    leaks_dropped: int = 0
-    images_skipped: int = 0
-    landmarks_found: int = 0
-    landmarks_missing: int = 0
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    schema: int = 1
 
 
 @dataclass(frozen=True, slots=True)
-class KnownCount:
-    """Images that a rule keeps in one split.
+class _Digests:
+    """What the images themselves say, read anew: a row each; "" and zeros where one is unreadable."""
 
-    Attributes:
-        total: all of them.
-        by_class: (8,) in the order of FER+'s files, or None where only the total is known.
-    """
-
-    total: int
-    by_class: tuple[int, ...] | None = None
+    bytes_md5: NDArray[np.str_]
+    pixels_md5: NDArray[np.str_]
+    hashes: NDArray[np.uint8]
 
 
-# Counted from Microsoft's fer2013new.csv (one image a row, doubled names twice) and from the label.csv files that its
-# generator writes. With label.csv and majority the literature's "28,236 train" is train and valid together.
-# fmt: off
-KNOWN_COUNTS: Mapping[LabelFile, Mapping[LabelRule, Mapping[str, KnownCount]]] = {
-    "fer2013new": {
-        "majority": {
-            "train": KnownCount(25_060, (8740, 7287, 3149, 3014, 2100, 119, 532, 119)),
-            "valid": KnownCount(3_199, (1182, 865, 415, 351, 287, 24, 62, 13)),
-            "test": KnownCount(3_153, (1090, 893, 396, 384, 273, 18, 83, 16)),
-        },
-        "argmax10": {
-            "train": KnownCount(28_389, (10309, 7528, 3562, 3515, 2467, 191, 652, 165)),
-            "valid": KnownCount(3_553, (1335, 899, 456, 412, 319, 34, 74, 24)),
-            "test": KnownCount(3_546, (1262, 928, 444, 444, 325, 23, 93, 27)),
-        },
-        "argmax8": {
-            "train": KnownCount(28_559, (10388, 7539, 3588, 3549, 2478, 194, 656, 167)),
-            "valid": KnownCount(3_579, (1347, 899, 459, 418, 320, 36, 75, 25)),
-            "test": KnownCount(3_573, (1278, 929, 446, 448, 326, 23, 94, 29)),
-        },
-    },
-    "label_csv": {
-        "majority": {
-            "train": KnownCount(25_045, (8733, 7284, 3136, 3022, 2098, 116, 536, 120)),
-            "valid": KnownCount(3_191, (1180, 862, 411, 348, 289, 25, 60, 16)),
-            "test": KnownCount(3_137, (1083, 892, 394, 382, 269, 16, 86, 15)),
-        },
-        "argmax10": {"train": KnownCount(28_385), "valid": KnownCount(3_555), "test": KnownCount(3_545)},
-        "argmax8": {"train": KnownCount(28_556), "valid": KnownCount(3_579), "test": KnownCount(3_573)},
-    },
-}
-# fmt: on
-
-
-def count_classes(splits: Sequence[str], votes: NDArray[np.uint8], rule: LabelRule = "majority") -> ClassCounts:
-    """Count images by split and class under a rule.
+def check_pack(
+    path: Path, out: Path | None = None, *, against: Sequence[Path] = (), progress: Progress = no_progress
+) -> CheckReport:
+    """Check a pack, every image of it.
 
     Args:
-        splits: the split of each image.
-        votes: (N, 10) in the order of `VOTE_COLUMNS`.
-        rule: how votes become a label.
-
-    Returns:
-        split -> class -> images, for the splits that occur, in the order of `SPLITS` and `EXPRESSIONS`.
-    """
-    labels, split_of = labels_from_votes(votes, rule), np.asarray(splits)
-    return {
-        split: {name: int(((labels == index) & (split_of == split)).sum()) for index, name in enumerate(EXPRESSIONS)}
-        for split in SPLITS
-        if split in splits
-    }
-
-
-def count_totals(splits: Sequence[str], votes: NDArray[np.uint8]) -> Totals:
-    """Count the images that each rule keeps: rule -> split -> images."""
-    counts = {rule: count_classes(splits, votes, rule) for rule in LABEL_RULES}
-    return {rule: {split: sum(row.values()) for split, row in rows.items()} for rule, rows in counts.items()}
-
-
-def compare_counts(label_file: LabelFile, splits: Sequence[str], votes: NDArray[np.uint8]) -> list[str]:
-    """Name each difference to `KNOWN_COUNTS`, one line for each rule and split; only splits that occur count."""
-    warnings = []
-    for rule, known_splits in KNOWN_COUNTS[label_file].items():
-        for split, row in count_classes(splits, votes, rule).items():
-            known = known_splits[split]
-            expected = {"total": known.total}
-            if known.by_class is not None:
-                expected |= dict(zip(FERPLUS_COLUMNS, known.by_class, strict=False))
-            seen = {"total": sum(row.values()), **row}
-            differences = [f"{key} {seen[key]} not {count}" for key, count in expected.items() if seen[key] != count]
-            if differences:
-                warnings.append(
-                    f"counts differ from the known FER+ ({label_file}, {rule}, {split}): " + ", ".join(differences)
-                )
-    return warnings
-
-
-def read_md5_list(path: Path) -> frozenset[str]:
-    """Read a list of pixel MD5s, one a line.
+        path: the pack.
+        out: folder for check.json, duplicates.csv, balance.png, a sheet-CLASS.png for each class, and a
+            sheet-near-duplicates.png if there are any; None writes nothing.
+        against: packs whose valid and test images must not be in this one's train.
+        progress: shows how far it is.
 
     Raises:
-        NkfError: when it is unreadable, or a line is not an MD5.
+        NkfError: when it is no pack, or the folder cannot be written.
     """
-    try:
-        lines = path.read_text("ascii").split("\n")
-    except OSError as error:
-        raise NkfError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise NkfError(f"{path}: not a text file; expected one MD5 of 32 hex digits a line") from error
-    listed = set()
-    for number, line in enumerate(lines, 1):
-        digest = line.strip().lower()
-        if digest and (len(digest) != 32 or set(digest) - set("0123456789abcdef")):
-            raise NkfError(f"{path}, line {number}: {digest[:40]!r}, expected one MD5 of 32 hex digits a line")
-        listed.add(digest)
-    return frozenset(listed - {""})
+    if out is not None:
+        require_matplotlib()
+        if out.exists() and not out.is_dir():
+            raise NkfError(f"{out}: a file, expected a folder for the results")
+    pack, others = Pack(path), [Pack(other) for other in against]
+    report = CheckReport(str(path), len(pack), pack.manifest["images_by_split"], count_rows(pack.table))
+    names = np.char.add(np.char.add(pack.splits, "/"), pack.names)
+    report.problems += _damaged_files(pack) + differences(pack)
+    digests = _digest(pack, report, names, progress)
+    _check_copies(pack, digests, names, report)
+    _check_near_copies(pack, digests, names, report)
+    for other in others:
+        _check_against(pack, other, report)
+    _check_subjects(pack, report)
+    _check_labels(pack, digests, report)
+    _check_boxes(pack, report)
+    if out is not None:
+        _write(pack, report, out, names)
+    return report
 
 
-def find_leaks(
-    splits: Sequence[str], digests: Sequence[str], listed: Iterable[str] = ()
-) -> tuple[dict[str, int], NDArray[np.bool_]]:
-    """Find pictures that lie in two splits, by the MD5 of their pixels.
+def _damaged_files(pack: Pack) -> list[str]:
+    expected = {"rows.arrow": pack.manifest.get("rows_sha256")}
+    expected |= {shard["file"]: shard["sha256"] for shard in pack.manifest.get("shards", [])}
+    damaged = []
+    for name, digest in expected.items():
+        file = pack.path / name
+        if not file.is_file():
+            damaged.append(f"{file}: missing")
+        elif file_sha256(file) != digest:
+            damaged.append(f"{file}: changed since the import, its SHA-256 is not the one in manifest.json")
+    return damaged
 
-    Args:
-        splits: the split of each image.
-        digests: `pixels_md5` of each image.
-        listed: MD5s of pictures that must not be trained on either.
 
-    Returns:
-        Counts as in `ImportReport.leaks_found`, and (N,) which train images have a copy in valid, in test or in the
-        list.
-    """
-    of_split = {split: {d for s, d in zip(splits, digests, strict=True) if s == split} for split in SPLITS}
-    found = {
-        f"{later} in {earlier}": sum(
-            s == later and d in of_split[earlier] for s, d in zip(splits, digests, strict=True)
-        )
-        for later, earlier in (("valid", "train"), ("test", "train"), ("test", "valid"))
-        if of_split[later] and of_split[earlier]
-    }
-    in_list = set(listed)
-    if in_list:
-        found["listed in train"] = sum(s == "train" and d in in_list for s, d in zip(splits, digests, strict=True))
-    forbidden = of_split["valid"] | of_split["test"] | in_list
-    leaked = [s == "train" and d in forbidden for s, d in zip(splits, digests, strict=True)]
-    return found, np.array(leaked, bool)
+def _digest(pack: Pack, report: CheckReport, names: NDArray[np.str_], progress: Progress) -> _Digests:
+    """Decode every image."""
+    count = len(pack)
+    bytes_md5, pixels_md5 = np.full(count, "", "<U32"), np.full(count, "", "<U32")
+    hashes: list[NDArray[np.uint8] | None] = []
+    for row, found in enumerate(progress(_read_all(pack), "Checking", count)):
+        if isinstance(found, NkfError):
+            report.unreadable.append(str(names[row]))
+            hashes.append(None)
+            continue
+        picture, similar = found
+        bytes_md5[row], pixels_md5[row] = picture.bytes_md5, picture.pixels_md5
+        hashes.append(similar)
+    if report.unreadable:
+        report.problems.append(f"{len(report.unreadable)} unreadable images: {_some(report.unreadable)}")
+    readable = bytes_md5 != ""
+    changed = names[readable & (bytes_md5 != pack.column("bytes_md5"))]
+    if len(changed):
+        report.problems.append(f"{len(changed)} images are not those that were imported: {_some(changed)}")
+    other = names[readable & (bytes_md5 == pack.column("bytes_md5")) & (pixels_md5 != pack.column("pixels_md5"))]
+    if len(other):
+        report.warnings.append(f"{len(other)} images decode to other pixels than at the import: {_some(other)}")
+    nothing = np.zeros_like(next((h for h in hashes if h is not None), np.zeros(8, np.uint8)))
+    return _Digests(bytes_md5, pixels_md5, np.stack([nothing if h is None else h for h in hashes]))
+
+
+def _read_all(pack: Pack) -> Iterator[tuple[Picture, NDArray[np.uint8]] | NkfError]:
+    def read(row: int) -> tuple[Picture, NDArray[np.uint8]] | NkfError:
+        try:
+            picture = Picture.decode(pack.image_bytes(row), "")
+        except NkfError as error:  # a broken image, or a missing shard
+            return error
+        return picture, perceptual_hash(picture.image_rgb)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(pack), READ_AHEAD):
+            yield from pool.map(read, range(start, min(start + READ_AHEAD, len(pack))))
+
+
+def _check_copies(pack: Pack, digests: _Digests, names: NDArray[np.str_], report: CheckReport) -> None:
+    """Leaks: the same file, or the same pixels, in two splits."""
+    kinds = (("byte-identical", digests.bytes_md5), ("pixel-identical", digests.pixels_md5))
+    for kind, column in kinds:
+        for pair, count in find_leaks(pack.splits, column).items():
+            if count:
+                report.problems.append(f"{count} images are in two splits ({pair}), {kind}")
+    report.pairs += [("same pixels", *pair) for pair in _pairs(pack.splits, digests.pixels_md5, names)]
+
+
+def _pairs(splits: NDArray[np.str_], keys: NDArray[np.str_], names: NDArray[np.str_]) -> list[tuple[str, str]]:
+    """For each image, the first one with the same key in an earlier split."""
+    first: dict[tuple[str, str], str] = {}
+    for split, key, name in zip(splits.tolist(), keys.tolist(), names.tolist(), strict=True):
+        first.setdefault((split, key), name)
+    return [
+        (name, first[earlier, key])
+        for split, key, name in zip(splits.tolist(), keys.tolist(), names.tolist(), strict=True)
+        for earlier in SPLITS[: SPLITS.index(split)]
+        if key and (earlier, key) in first
+    ]
+
+
+def _check_near_copies(pack: Pack, digests: _Digests, names: NDArray[np.str_], report: CheckReport) -> None:
+    groups = np.array([SPLITS.index(split) for split in pack.splits])
+    readable = np.flatnonzero(digests.bytes_md5 != "")
+    similar = near_duplicates(digests.hashes[readable], groups[readable])
+    if similar.note:
+        report.warnings.append(similar.note)
+    new = [(a, b) for a, b in readable[similar.pairs].tolist() if digests.pixels_md5[a] != digests.pixels_md5[b]]
+    if new:
+        report.warnings.append(f"{len(new)} pairs of images in two splits are nearly the same, {_affected(new, pack)}")
+    report.pairs += [("similar", str(names[a]), str(names[b])) for a, b in new]
+
+
+def _affected(pairs: Sequence[tuple[int, int]], pack: Pack) -> str:
+    """How many images of which split are in pairs."""
+    rows = {row for pair in pairs for row in pair}
+    return ", ".join(f"{count} of {split}" for split, count in Counter(str(pack.splits[row]) for row in rows).items())
+
+
+def _check_against(pack: Pack, other: Pack, report: CheckReport) -> None:
+    tested = other.column("pixels_md5")[other.splits != "train"]
+    copies = pack.names[(pack.splits == "train") & np.isin(pack.column("pixels_md5"), tested)]
+    if len(copies):
+        report.problems.append(f"{len(copies)} train images are in valid or test of {other.path}: {_some(copies)}")
+
+
+def _check_subjects(pack: Pack, report: CheckReport) -> None:
+    for key, what in (("subject", "people"), ("photo", "photos")):
+        column = pack.metadata(key)
+        if column is None:
+            continue
+        of_split = {split: set(column[pack.splits == split].tolist()) - {""} for split in SPLITS}
+        for later, earlier in (("valid", "train"), ("test", "train"), ("test", "valid")):
+            shared = sorted(of_split[later] & of_split[earlier])
+            if shared:
+                report.problems.append(f"{len(shared)} {what} are in {later} and in {earlier}: {_some(shared)}")
+
+
+def _check_labels(pack: Pack, digests: _Digests, report: CheckReport) -> None:
+    labels = pack.labels()
+    if (labels == DROPPED).all():
+        return
+    for split in dict.fromkeys(pack.splits.tolist()):
+        present = set(labels[pack.splits == split].tolist())
+        absent = [name for k, name in enumerate(EXPRESSIONS) if k in set(labels.tolist()) and k not in present]
+        if absent:
+            report.warnings.append(f"{split} has no image of {', '.join(absent)}")
+    known = (labels != DROPPED) & (digests.pixels_md5 != "")
+    order = np.argsort(digests.pixels_md5[known], kind="stable")
+    key, label = digests.pixels_md5[known][order], labels[known][order]
+    starts = np.flatnonzero(np.r_[True, key[1:] != key[:-1]]) if len(key) else np.zeros(0, int)
+    several = np.diff(np.r_[starts, len(key)]) > 1
+    differ = np.maximum.reduceat(label, starts) != np.minimum.reduceat(label, starts) if len(starts) else several
+    if (several & differ).any():
+        count, total = int((several & differ).sum()), int(several.sum())
+        report.warnings.append(f"{count} of {total} pictures that come several times have several labels")
+
+
+def _check_boxes(pack: Pack, report: CheckReport) -> None:
+    boxes = pack.column("box_xyxy")
+    size = np.stack([pack.column("width"), pack.column("height")], axis=1)
+    outside = (boxes[:, 2:] <= 0).any(axis=1) | (boxes[:, :2] >= size).any(axis=1)  # NaN compares as false
+    if outside.any():
+        report.problems.append(f"{int(outside.sum())} boxes lie outside their images: {_some(pack.names[outside])}")
+
+
+def _write(pack: Pack, report: CheckReport, out: Path, names: NDArray[np.str_]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / "check.json") as file:
+        file.write_text(json.dumps(asdict(report), indent=1) + "\n")
+    with replacing(out / "duplicates.csv") as file, file.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("kind", "image", "copy"), *report.pairs])
+    if report.counts:
+        with replacing(out / "balance.png") as file:
+            draw_balance(
+                next(iter(report.counts.values())), file, title=str(pack.manifest.get("dataset", pack.path.name))
+            )
+    labels = pack.labels()
+    for number, name in enumerate(EXPRESSIONS):
+        rows = np.flatnonzero(labels == number)
+        if len(rows):
+            draw_sheet(
+                pack, choose(rows, SHEET_FACES), out / f"sheet-{name}.png", title=f"{name}: {len(rows):,} images"
+            )
+    position = {name: row for row, name in enumerate(names.tolist())}
+    near = [position[name] for kind, *pair in report.pairs if kind == "similar" for name in pair]
+    if near:
+        file, title = out / "sheet-near-duplicates.png", f"{len(near) // 2:,} pairs that are nearly the same"
+        draw_sheet(pack, near[: 2 * SHEET_FACES], file, title=title, overlays=False)
+
+
+def choose(rows: NDArray[np.int64], count: int, seed: int = 0) -> list[int]:
+    """A random, seeded choice of rows, in their order."""
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return [int(row) for row in rows[np.sort(chosen)]]
+
+
+def draw_sheet(pack: Pack, rows: Sequence[int], file: Path, *, title: str, overlays: bool = True) -> None:
+    """Draw images of a pack as a PNG, with their boxes and landmarks or without; unreadable ones are left out."""
+    pictures, kept = [], []
+    for row in rows:
+        try:
+            pictures.append(pack.image(row))
+            kept.append(row)
+        except NkfError:
+            continue
+    boxes = pack.column("box_xyxy")
+    sheet = contact_sheet(
+        pictures,
+        [f"{pack.splits[row]}/{pack.names[row]}" for row in kept],
+        title=title,
+        landmarks_px=[pack.landmarks_px[row] for row in kept] if overlays else None,  # what is not finite is not drawn
+        boxes_xyxy=[boxes[row] for row in kept] if overlays else None,
+    )
+    with replacing(file) as partial:
+        sheet.save(partial, "PNG")
+
+
+def _some(names: Sequence[str] | NDArray[np.str_]) -> str:
+    return ", ".join(map(str, names[:LISTED])) + (", ..." if len(names) > LISTED else "")

@@ -5,20 +5,23 @@ from which training cuts its own loose crops.
 """
 
 import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from nkf.data.pack import Pack
-from nkf.files import replacing
 from nkf.geometry import CROP_TEMPLATE, MEAN_SHAPE, Points, box_transform, transform_points
 from nkf.images import ImageRGB, align, warp_similarity, whole_box
 from nkf.progress import Progress, no_progress
 
 CropKind = Literal["aligned", "whole"]
+CHECKPOINT_ROWS = 1024  # what is cut again after a kill, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,35 +39,92 @@ class FaceCrops:
     found: NDArray[np.bool_]
 
 
+class CropRows:
+    """Some crops out of one or several caches, copied into memory only when they are asked for.
+
+    Args:
+        parts: for each cache its crops (N, S, S, 3), and the rows that count.
+    """
+
+    def __init__(self, parts: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> None:
+        self._parts = [(images, np.asarray(rows)) for images, rows in parts]
+        self._ends = np.cumsum([len(rows) for _, rows in self._parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all crops."""
+        return sum(len(rows) * int(np.prod(images.shape[1:])) for images, rows in self._parts)
+
+    def take(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Copy (B, S, S, 3) crops by their numbers (B,), counted through all parts."""
+        if len(self._parts) == 1:
+            images, rows = self._parts[0]
+            return np.take(images, rows[index], axis=0)
+        batch = np.empty((len(index), *self._parts[0][0].shape[1:]), np.uint8)
+        part_of = np.searchsorted(self._ends, index, side="right")
+        for number, (images, rows) in enumerate(self._parts):
+            here = part_of == number
+            batch[here] = images[rows[index[here] - self._ends[number] + len(rows)]]
+        return batch
+
+
 def load_crops(pack: Pack, kind: CropKind, size: int, progress: Progress = no_progress) -> FaceCrops:
     """Open the crops of a pack, cutting them first if nobody did so before.
 
+    Cutting goes on where it was killed, and another process that wants the same crops waits for it.
+
     Args:
-        pack: the pack; its folder gets a sub-folder ``cache``.
+        pack: the pack; its folder gets a sub-folder ``cache``, or that of the user if it cannot be written.
         kind: ``aligned`` by the pack's landmarks, or ``whole``.
         size: side of the crop in pixels.
         progress: shows how far it is.
     """
     key = hashlib.sha256(f"{CROP_TEMPLATE.tolist()}{MEAN_SHAPE.tolist()}".encode()).hexdigest()[:8]
-    stem = pack.path / "cache" / f"{kind}{size}-{key}"
+    stem = cache_folder(pack) / f"{kind}{size}-{key}"
     images, landmarks = stem.with_suffix(".images.npy"), stem.with_suffix(".landmarks.npy")
     if not (images.exists() and landmarks.exists()):
-        _cut_crops(pack, kind, size, images, landmarks, progress)
+        with FileLock(stem.with_suffix(".lock")):
+            if not (images.exists() and landmarks.exists()):  # another process may have been quicker
+                _cut_crops(pack, kind, size, images, landmarks, progress)
     found = np.asarray(np.isfinite(pack.landmarks_px).all(axis=(1, 2)))
     return FaceCrops(np.load(images, mmap_mode="r"), np.load(landmarks), found)
 
 
+def cache_folder(pack: Pack) -> Path:
+    """Where the crops of a pack are kept: in the pack, or, where it cannot be written, in ``~/.cache/nkf``."""
+    folder = pack.path / "cache"
+    try:
+        folder.mkdir(exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = home / "nkf" / str(pack.manifest.get("rows_sha256", "crops"))[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _cut_crops(pack: Pack, kind: CropKind, size: int, images: Path, landmarks: Path, progress: Progress) -> None:
-    images.parent.mkdir(exist_ok=True)
-    moved = np.empty((len(pack), *MEAN_SHAPE.shape), np.float32)
-    with replacing(images) as partial:
-        crops = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(pack), size, size, 3))
-        for row in progress(range(len(pack)), f"cutting {kind} crops", len(pack)):
-            points = pack.landmarks_px[row]
-            crops[row], moved[row] = _cut(pack.image(row), points if np.isfinite(points).all() else None, kind, size)
-        crops.flush()
-    with replacing(landmarks) as partial, partial.open("wb") as stream:
-        np.save(stream, moved)
+    """Cut all crops into files that get their names when they are whole."""
+    partial, moved, done = (file.with_suffix(".partial") for file in (images, landmarks, images.with_suffix(".done")))
+    start = int(done.read_text()) if done.exists() else 0
+    mode: Literal["r+", "w+"] = "r+" if start else "w+"
+    crops = np.lib.format.open_memmap(partial, mode, np.uint8, (len(pack), size, size, 3))
+    points = np.lib.format.open_memmap(moved, mode, np.float32, (len(pack), *MEAN_SHAPE.shape))
+    for row in progress(range(start, len(pack)), f"cutting {kind} crops", len(pack) - start):
+        known = pack.landmarks_px[row]
+        crops[row], points[row] = _cut(pack.image(row), known if np.isfinite(known).all() else None, kind, size)
+        if row % CHECKPOINT_ROWS == CHECKPOINT_ROWS - 1:
+            done.write_text(str(row + 1))
+    crops.flush()
+    points.flush()
+    moved.replace(landmarks)
+    partial.replace(images)
+    done.unlink(missing_ok=True)
 
 
 def _cut(image_rgb: ImageRGB, points: Points | None, kind: CropKind, size: int) -> tuple[ImageRGB, Points]:

@@ -1,231 +1,289 @@
-"""Make packs out of datasets: one function a source.
+"""Make a pack out of a dataset: list its images, read them, find the faces' landmarks, compare the counts.
 
-Each reads a folder or a zip, counts what it finds, compares it with what is known about the dataset, and writes a pack
-only when all went well. An unreadable image is reported and skipped; a broken label table is refused.
+What each dataset looks like is known to the modules in `nkf.data.formats`; here is what they have in common. An
+unreadable image is reported and skipped; a broken label table is refused. Memory does not grow with the number of
+images, and an import that was killed goes on when it is started again.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nkf.data.check import ImportReport, compare_counts, count_classes, count_totals, find_leaks, read_md5_list
-from nkf.data.ferplus import SPLIT_OF_FOLDER, FerplusListing, list_ferplus
+from nkf import __version__
+from nkf.data.counts import (
+    ImportReport,
+    add_counts,
+    compare_counts,
+    count_classes,
+    count_rows,
+    find_leaks,
+    officially,
+    read_md5_list,
+    votes_of,
+)
+from nkf.data.groups import linked_rows
+from nkf.data.index import Index, known_from_json, known_to_json, metadata_columns, write_index
 from nkf.data.labels import VOTE_COLUMNS
-from nkf.data.pack import SPLITS, PackWriter, Sample, pixels_md5
-from nkf.data.sources import Entry, Source, open_source, some
+from nkf.data.listing import Entry, Listing
+from nkf.data.pack import Pack, Sample, class_numbers
+from nkf.data.pack_writer import Notes, PackWriter, Picture
+from nkf.data.sources import Source, open_source
+from nkf.data.splitting import stratified_groups
+from nkf.data.tables import Table
 from nkf.data.teacher import TeacherLandmarks
 from nkf.errors import ImageError, NkfError
 from nkf.geometry import Points
-from nkf.images import IMAGE_SUFFIXES, ImageRGB, decode_image, whole_box
+from nkf.images import ImageRGB
 from nkf.progress import Progress, no_progress
 
-FindLandmarks = Callable[[ImageRGB, NDArray[np.floating]], Points | None]  # (image, box_xyxy) -> (68, 2) pixels
+READ_AHEAD = 64  # images in memory at once
+THREADS = 4  # Pillow decodes and hashlib digests outside Python's lock; reading waits for the disk
 
-FERPLUS_LICENCE = (
-    "Labels: FER+, MIT licence, Microsoft. Images: FER-2013, collected from web search for a contest at ICML 2013 and "
-    "passed on under its rules; the rights in the pictures were never cleared and the MIT licence does not cover them. "
-    "Weights trained on this are research weights."
-)
-FACES_LICENCE = "Not told by the files: the terms are those of the place they come from."
+ListDataset = Callable[[Source], Listing]
+LandmarkWord = Literal["auto", "dataset", "search", "none"]
 
 
-def import_ferplus(
-    source: Path,
-    out: Path,
-    *,
-    landmarks: Path | FindLandmarks | None = None,
-    fer2013new: Path | None = None,
-    drop_leaks: bool = False,
-    leak_md5: Path | None = None,
-    progress: Progress = no_progress,
-) -> ImportReport:
-    """Import FER+, from its folders or its tables (see `nkf.data.ferplus`), or a zip of either.
+class FindFaces(Protocol):
+    """Find the landmarks of one face in each image."""
 
-    Args:
-        source: folder or zip that holds the splits, or any of them, at its top or deeper.
-        out: folder of the new pack.
-        landmarks: ``.npz`` of a teacher's landmarks (see `TeacherLandmarks`), or a function that finds them.
-        fer2013new: take the votes from this ``fer2013new.csv`` instead of the folders' ``label.csv``.
+    def __call__(
+        self, images: Sequence[ImageRGB], boxes_xyxy: Sequence[NDArray[np.floating] | None], shows: str, /
+    ) -> list[Points | None]:
+        """Return (68, 2) in pixels of each image, or None where no face is found.
+
+        Args:
+            images: upright, (H, W, 3) uint8 each.
+            boxes_xyxy: where the face is, or None.
+            shows: what an image without a box is: ``face``, or ``photo`` with the face somewhere in it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """What is the same for all datasets.
+
+    Attributes:
+        landmarks: ``auto`` takes the dataset's and searches for those that it lacks, ``dataset`` does not search,
+            ``search`` ignores those of the dataset, ``none`` imports none; or a teacher's NPZ (`TeacherLandmarks`).
+        find_faces: searches.
         drop_leaks: leave out train images whose pixels are also in valid, in test, or in `leak_md5`.
         leak_md5: list of pixel MD5s, one a line.
-        progress: shows how far it is; `rich.progress.track` fits.
-
-    Raises:
-        NkfError: when the source, a table or an option is unusable; nothing is written.
+        valid_share: share of train that becomes valid: seeded, stratified; the images of a person, of a photo, and
+            copies of a picture stay together.
+        seed: of that choice.
+        licence: terms of the images, where the dataset does not tell them.
     """
-    writer = PackWriter(out, {"dataset": "ferplus", "source": source.resolve().name, "licence": FERPLUS_LICENCE})
-    listed = read_md5_list(leak_md5) if leak_md5 else frozenset()
-    finder = _landmarks_from(landmarks)
-    with open_source(source) as files:
-        listing = list_ferplus(files, fer2013new, progress)
-        entries, digests, unreadable = _digest_all(listing.entries, progress)
-        found, leaked = find_leaks([entry.split for entry in entries], digests, listed)
-        warnings = listing.warnings + unreadable + _compare_with_known(listing, entries)
-        if drop_leaks:
-            entries = [entries[row] for row in np.flatnonzero(~leaked)]
-        with writer as pack:
-            added = _add_all(pack, entries, finder, progress)
-            report = replace(
-                _report(added),
-                warnings=(*warnings, *added.warnings),
-                leaks_found=found,
-                leaks_dropped=int(leaked.sum()) if drop_leaks else 0,
-                images_skipped=len(unreadable) + len(added.warnings),
-            )
-            pack.manifest |= {"layout": listing.layout, "label_file": listing.label_file, **_for_manifest(report)}
-    return report
+
+    landmarks: Path | LandmarkWord = "auto"
+    find_faces: FindFaces | None = None
+    drop_leaks: bool = False
+    leak_md5: Path | None = None
+    valid_share: float = 0.0
+    seed: int = 0
+    licence: str = ""
+
+    def identity(self) -> dict[str, Any]:
+        """What has to be the same for an import to go on."""
+        names = ("landmarks", "drop_leaks", "leak_md5", "valid_share", "seed", "licence")
+        return {name: str(getattr(self, name)) for name in names} | {"searches": self.find_faces is not None}
 
 
-def import_faces(
+def import_dataset(
+    list_dataset: ListDataset,
     source: Path,
     out: Path,
+    options: ImportOptions | None = None,
     *,
-    landmarks: Path | FindLandmarks | None = None,
-    licence: str = FACES_LICENCE,
     progress: Progress = no_progress,
 ) -> ImportReport:
-    """Import face images without labels, all into train.
+    """Import a dataset.
 
     Args:
-        source: folder, searched to any depth, or zip. Images are named by their path below what they have in common.
-        out: folder of the new pack.
-        landmarks: ``.npz`` of a teacher's landmarks (see `TeacherLandmarks`), or a function that finds them.
-        licence: terms of the images, for the manifest and the sidecars of networks that are trained on them.
-        progress: shows how far it is, for example `rich.progress.track`.
+        list_dataset: one of `nkf.data.formats`, such as `list_rafdb`, its options bound by `functools.partial`.
+        source: folder or zip of the dataset.
+        out: folder of the new pack. Nothing is there before the import is complete; until then it is ``NAME.partial``,
+            from which the same call goes on after a kill.
+        options: what is the same for all datasets.
+        progress: shows how far it is.
 
     Raises:
-        NkfError: when the source or an option is unusable; nothing is written then.
+        NkfError: when the source, a label table or an option is unusable, such as `valid_share` where valid exists.
     """
-    writer = PackWriter(out, {"dataset": "faces", "source": source.resolve().name, "licence": licence})
-    finder = _landmarks_from(landmarks)
-    with open_source(source) as files:
-        entries, warnings = _list_faces(files)
-        with writer as pack:
-            added = _add_all(pack, entries, finder, progress)
-            report = replace(_report(added), warnings=(*warnings, *added.warnings))
-            pack.manifest |= _for_manifest(report)
-    return report
-
-
-def _list_faces(source: Source) -> tuple[list[Entry], list[str]]:
-    names = [name for name in source.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
-    if not names:
-        raise NkfError(f"{source.path}: no image files; expected some of {', '.join(sorted(IMAGE_SUFFIXES))}")
-    others = sorted(set(source.names) - set(names))
-    warnings = (
-        [f"{source.path}: {len(others)} files left out, no images by their names ({some(others)})"] if others else []
-    )
-    common = _common_folder(names)
-    entries = [
-        Entry(
-            name=PurePosixPath(name).relative_to(common).as_posix(),
-            split="train",
-            file=f"{source.path}: {name}",
-            read=partial(source.read, name),
-        )
-        for name in names
-    ]
-    return entries, warnings
-
-
-def _common_folder(names: Sequence[str]) -> PurePosixPath:
-    parents = [PurePosixPath(name).parent.parts for name in (min(names), max(names))]
-    depth = next((i for i, (a, b) in enumerate(zip(*parents, strict=False)) if a != b), min(map(len, parents)))
-    return PurePosixPath(*parents[0][:depth])
+    options = options or ImportOptions()
+    if not 0 <= options.valid_share < 1:
+        raise NkfError(f"valid_share {options.valid_share}: expected a share from 0 to below 1")
+    listed = read_md5_list(options.leak_md5) if options.leak_md5 else frozenset()
+    teacher = TeacherLandmarks(options.landmarks) if isinstance(options.landmarks, Path) else None
+    identity = {"source": str(source.resolve()), "reader": _describe(list_dataset), "nkf": __version__}
+    with open_source(source) as files, PackWriter(out, {}, identity=identity | options.identity()) as pack:
+        if not Index.exists(pack.partial):
+            write_index(list_dataset(files), pack.partial, progress, files.warnings)
+        index = Index(pack.partial)
+        if options.valid_share and index.count("valid"):
+            raise NkfError(f"{source}: has a valid split of its own; leave out valid_share")
+        pack.metadata = metadata_columns(index.listing) | (teacher.columns() if teacher else {})
+        importer = _Importer(files, pack, index.listing.shows, options, teacher, listed)
+        importer.run(index, progress)
+        if options.valid_share:
+            pack.split_by = partial(_carve, share=options.valid_share, seed=options.seed)
+        pack.manifest |= _manifest(index.listing, source, options, pack.notes)
+        dropped = [row["pixels_md5"] for row in pack.notes.dropped]
+        pack.describe = partial(_describe_rows, listed=listed, dropped=dropped)
+        warnings = [*index.listing.warnings, *pack.notes.skipped]
+    return _report(Pack(out), warnings)
 
 
 @dataclass(slots=True)
-class _Added:
-    entries: list[Entry] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    landmarks_found: int = 0
+class _Importer:
+    """Read the images of an index into a pack."""
 
+    files: Source
+    pack: PackWriter
+    shows: str
+    options: ImportOptions
+    teacher: TeacherLandmarks | None
+    listed_md5: frozenset[str]
 
-def _landmarks_from(landmarks: Path | FindLandmarks | None) -> TeacherLandmarks | FindLandmarks | None:
-    return TeacherLandmarks(landmarks) if isinstance(landmarks, Path) else landmarks
+    def run(self, index: Index, progress: Progress) -> None:
+        done = self.pack.notes.consumed
+        forbidden = set(self.listed_md5)
+        for table in self.pack.written():
+            forbidden |= set(table.column("pixels_md5")[table.column("split") != "train"].tolist())
+        if self.teacher is not None and all(self.teacher.row(entry) is None for entry in index.entries()):
+            raise NkfError(f"{self.teacher.path}: names none of these images; expected the landmarks of this dataset")
+        entries = iter(progress(index.entries(done), "Importing", len(index) - done))
+        with ThreadPoolExecutor(THREADS) as pool:
+            while batch := list(islice(entries, READ_AHEAD)):
+                self._add(batch, pool, forbidden)
 
+    def _add(self, batch: Sequence[Entry], pool: Executor, forbidden: set[str]) -> None:
+        read = list(pool.map(self._read, batch))
+        searched = self._search(batch, read)
+        for entry, found, points in zip(batch, read, searched, strict=True):
+            if isinstance(found, ImageError):
+                self.pack.skip(f"skipped {found}")
+                continue
+            data, picture = found
+            if entry.split != "train":
+                forbidden.add(picture.pixels_md5)
+            elif self.options.drop_leaks and picture.pixels_md5 in forbidden:
+                votes = None if entry.votes is None else entry.votes.tolist()
+                self.pack.drop(pixels_md5=picture.pixels_md5, label=entry.label, votes=votes)
+                continue
+            self.pack.add(self._sample(entry, data, points), picture)
 
-def _digest_all(entries: Sequence[Entry], progress: Progress) -> tuple[list[Entry], list[str], list[str]]:
-    """Readable images, the MD5 of their pixels, and one warning for each unreadable one."""
-    readable, digests, warnings = [], [], []
-    for entry in progress(entries, "Checking", len(entries)):
+    def _read(self, entry: Entry) -> tuple[bytes, Picture] | ImageError:
         try:
-            digests.append(pixels_md5(decode_image(entry.read(), entry.file)))
-            readable.append(entry)
+            data = self.files.read(entry.member) if entry.image_bytes is None else entry.image_bytes
+            return data, Picture.decode(data, f"{self.files.path}: {entry.member}")
         except ImageError as error:
-            warnings.append(f"skipped {error}")
-    return readable, digests, warnings
+            return error
+
+    def _search(self, batch: Sequence[Entry], read: Sequence[Any]) -> list[Points | None]:
+        """Landmarks that neither the dataset nor a teacher has."""
+        result: list[Points | None] = [None] * len(batch)
+        if self.options.find_faces is None or self.options.landmarks not in ("auto", "search"):
+            return result
+        given = self.options.landmarks == "auto"
+        chosen = [
+            k
+            for k, (entry, found) in enumerate(zip(batch, read, strict=True))
+            if not isinstance(found, ImageError) and not (given and entry.landmarks_px is not None)
+        ]
+        if chosen:
+            images = [read[k][1].image_rgb for k in chosen]
+            found = self.options.find_faces(images, [batch[k].box_xyxy for k in chosen], self.shows)
+            for k, points in zip(chosen, found, strict=True):
+                result[k] = points
+        return result
+
+    def _sample(self, entry: Entry, data: bytes, searched: Points | None) -> Sample:
+        metadata: Mapping[str, Any] = entry.metadata
+        points, source = searched, "fan"
+        if self.teacher is not None:
+            points, source = self.teacher.landmarks_px(entry), "teacher"
+            metadata = {**metadata, **self.teacher.metadata(entry)}
+        elif points is None and self.options.landmarks in ("auto", "dataset"):
+            points, source = entry.landmarks_px, "dataset"
+        return Sample(
+            name=entry.name,
+            split=entry.split,
+            image_bytes=data,
+            label=entry.label,
+            votes=entry.votes,
+            distribution=entry.distribution,
+            box_xyxy=entry.box_xyxy,
+            landmarks_px=points,
+            landmarks_source="none" if points is None else source,
+            file=entry.member,
+            metadata=metadata,
+        )
 
 
-def _add_all(
-    pack: PackWriter, entries: Sequence[Entry], landmarks: TeacherLandmarks | FindLandmarks | None, progress: Progress
-) -> _Added:
-    if isinstance(landmarks, TeacherLandmarks) and not any(landmarks.row(entry) is not None for entry in entries):
-        raise NkfError(f"{landmarks.path}: names none of these images; expected the landmarks of this dataset")
-    added = _Added()
-    for entry in progress(entries, "Importing", len(entries)):
-        try:
-            sample = _sample(entry, landmarks)
-            pack.add(sample)
-        except ImageError as error:
-            added.warnings.append(f"skipped {error}")
-            continue
-        added.entries.append(entry)
-        added.landmarks_found += sample.landmarks_px is not None
-    return added
+def _describe(list_dataset: ListDataset) -> str:
+    if isinstance(list_dataset, partial):
+        options = ", ".join(f"{name}={value!r}" for name, value in sorted(list_dataset.keywords.items()))
+        return f"{list_dataset.func.__name__}({options})"
+    return getattr(list_dataset, "__name__", type(list_dataset).__name__)
 
 
-def _sample(entry: Entry, landmarks: TeacherLandmarks | FindLandmarks | None) -> Sample:
-    data = entry.read()
-    points: Points | None = None
-    source = "fan"
-    if isinstance(landmarks, TeacherLandmarks):
-        points, source = landmarks.landmarks_px(entry), "teacher"
-    elif landmarks is not None:
-        image_rgb = decode_image(data, entry.file)
-        points = landmarks(image_rgb, whole_box(image_rgb) if entry.box_xyxy is None else entry.box_xyxy)
-    return Sample(
-        name=entry.name,
-        split=entry.split,
-        image_bytes=data,
-        votes=entry.votes,
-        box_xyxy=entry.box_xyxy,
-        landmarks_px=points,
-        landmarks_source="none" if points is None else source,
-        metadata=landmarks.metadata(entry) if isinstance(landmarks, TeacherLandmarks) else {},
-    )
+def _carve(rows: Table, *, share: float, seed: int) -> NDArray[np.str_]:
+    """Move a share of train to valid."""
+    splits = rows.column("split").astype("<U5")
+    train = np.flatnonzero(splits == "train")
+    labels = class_numbers(rows.column("votes"), rows.column("label"), "majority")[train]
+    part = stratified_groups(labels, linked_rows(rows)[train], (1 - share, share), seed)
+    splits[train[part == 1]] = "valid"
+    return splits
 
 
-def _compare_with_known(listing: FerplusListing, entries: Sequence[Entry]) -> list[str]:
-    """Warnings where the counts of the readable images are not those that are known."""
-    counted = [(entry.split, entry.votes) for entry in entries if entry.votes is not None]
-    counted += [(SPLIT_OF_FOLDER[label.folder], label.votes) for label in listing.superseded]
-    splits, votes = zip(*counted, strict=True) if counted else ((), ())
-    return compare_counts(listing.label_file, splits, np.reshape(votes, (-1, len(VOTE_COLUMNS))))
+def _manifest(listing: Listing, source: Path, options: ImportOptions, notes: Notes) -> dict[str, Any]:
+    gone = [row["votes"] or [0] * len(VOTE_COLUMNS) for row in notes.dropped]
+    labels = [row["label"] or "" for row in notes.dropped]
+    splits = ["train"] * len(gone) + [split for split, _ in listing.uncounted]
+    gone += [votes.tolist() for _, votes in listing.uncounted]
+    labels += [""] * len(listing.uncounted)
+    return {
+        "dataset": listing.dataset,
+        "source": source.resolve().name,
+        "licence": options.licence or listing.licence,
+        **listing.details,
+        "shows": listing.shows,
+        "landmarks": "teacher" if isinstance(options.landmarks, Path) else options.landmarks,
+        "valid_carved": {"share": options.valid_share, "seed": options.seed} if options.valid_share else None,
+        "left_out": dict(listing.left_out),
+        "images_skipped": len(notes.skipped),
+        "leaks_dropped": len(notes.dropped),
+        "known_counts": known_to_json(listing.known),
+        "counts_not_in_pack": count_classes(np.array(splits, str), votes_of(gone), np.array(labels, str)),
+    }
 
 
-def _report(added: _Added) -> ImportReport:
-    entries = added.entries
-    splits = [entry.split for entry in entries]
-    votes = np.array([entry.votes for entry in entries if entry.votes is not None], np.uint8)
-    return ImportReport(
-        images={split: splits.count(split) for split in SPLITS if split in splits},
-        counts=count_classes(splits, votes) if votes.size else {},
-        totals=count_totals(splits, votes) if votes.size else {},
-        warnings=tuple(added.warnings),
-        images_skipped=len(added.warnings),
-        landmarks_found=added.landmarks_found,
-        landmarks_missing=len(entries) - added.landmarks_found,
-    )
+def _describe_rows(rows: Table, *, listed: frozenset[str], dropped: Sequence[str]) -> dict[str, Any]:
+    leaks = find_leaks(rows.column("split"), rows.column("pixels_md5"), listed, dropped)
+    found = int((rows.column("landmarks_source") != "none").sum())
+    landmarks = {"landmarks_found": found, "landmarks_missing": len(rows) - found}
+    return {"counts": count_rows(rows), "leaks_found": leaks, **landmarks}
 
 
-def _for_manifest(report: ImportReport) -> dict[str, Any]:
-    told = asdict(report)
-    del told["warnings"]  # they name files of the machine that imports
-    told["images_by_split"] = told.pop("images")  # "images" is the number of rows
-    return told
+def differences(pack: Pack) -> list[str]:
+    """Where the counts of a pack are not those that are known of its dataset, one line for each rule and split."""
+    manifest = pack.manifest
+    counts = officially(count_rows(pack.table), carved=bool(manifest.get("valid_carved")))
+    counts = add_counts(counts, manifest.get("counts_not_in_pack", {}))
+    return compare_counts(manifest.get("dataset", "dataset"), known_from_json(manifest.get("known_counts", {})), counts)
+
+
+def _report(pack: Pack, warnings: Sequence[str]) -> ImportReport:
+    manifest = pack.manifest
+    names = ("dataset", "counts", "left_out", "leaks_found", "leaks_dropped", "images_skipped")
+    told = {name: manifest[name] for name in (*names, "landmarks_found", "landmarks_missing")}
+    return ImportReport(images=manifest["images_by_split"], warnings=(*warnings, *differences(pack)), **told)

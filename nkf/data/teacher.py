@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nkf.data.sources import Entry
+from nkf.data.listing import Entry
+from nkf.data.pack import COLUMNS
+from nkf.data.tables import ColumnType
 from nkf.errors import NkfError
 from nkf.geometry import NUM_LANDMARKS, Points
 
@@ -48,8 +50,11 @@ class TeacherLandmarks:
         self._metadata = {
             key: column
             for key, column in columns.items()
-            if key not in _OWN_KEYS and key.isidentifier() and column.ndim and len(column) == count
+            if key not in _OWN_KEYS and key.isidentifier() and _is_metadata(column, count)
         }
+        clash = [key for key in self._metadata if key in COLUMNS]
+        if clash:
+            raise NkfError(f"{path}: {', '.join(clash)}: every pack has a column of that name; expected another name")
         self._by_folder = "split" in columns
         folders = columns["split"] if self._by_folder else np.full(count, "")
         self._row = {key: row for row, key in enumerate(zip(folders.tolist(), columns["name"].tolist(), strict=True))}
@@ -65,10 +70,14 @@ class TeacherLandmarks:
         row = self.row(entry)
         return self._landmarks_px[row] if row is not None and self._found[row] else None
 
+    def columns(self) -> dict[str, ColumnType]:
+        """Types of the further columns."""
+        return {key: _column_type(column) for key, column in self._metadata.items()}
+
     def metadata(self, entry: Entry) -> Mapping[str, Any]:
-        """Further columns of an image; NaN, 0 or "" where the file does not have it."""
+        """Further columns of an image; nothing where the file does not have it."""
         row = self.row(entry)
-        return {key: _nothing(column) if row is None else column[row] for key, column in self._metadata.items()}
+        return {} if row is None else {key: column[row].tolist() for key, column in self._metadata.items()}
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
@@ -84,7 +93,11 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         raise NkfError(f"{path}: not a readable .npz ({error}); expected name, found, landmarks68") from error
 
 
-def _nothing(column: NDArray[Any]) -> NDArray[Any]:
-    if np.issubdtype(column.dtype, np.floating):
-        return np.full(column.shape[1:], np.nan, column.dtype)
-    return np.zeros(column.shape[1:], column.dtype)
+def _is_metadata(column: NDArray[Any], count: int) -> bool:
+    return column.ndim > 0 and len(column) == count and column.dtype.kind in ("USfiub" if column.ndim == 1 else "fiub")
+
+
+def _column_type(column: NDArray[Any]) -> ColumnType:
+    if column.ndim > 1:
+        return "float32", int(np.prod(column.shape[1:]))
+    return {"U": "text", "S": "text", "f": "number"}.get(column.dtype.kind, "integer")  # type: ignore[return-value]

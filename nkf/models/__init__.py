@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nkf.errors import NkfError
-from nkf.files import replacing
+from nkf.files import file_sha256, replacing
 from nkf.models.backbone import create_backbone
 from nkf.models.detector import FaceDetector
 from nkf.models.fan import FAN
 from nkf.models.nkf import NKF
-from nkf.weights import WeightsInfo, file_sha256
+from nkf.weights import WeightsInfo
 
 NumpyModel = Callable[..., tuple[NDArray[np.float32], ...]]
 

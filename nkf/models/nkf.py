@@ -106,6 +106,11 @@ class NKF(nn.Module):
         self.rkfa = RKFA(channels, attention, representative) if sources else None
         self.head = Head(backbone.channels[16], channels, num_classes, dropout)
 
+    @property
+    def classifier(self) -> nn.Linear:
+        """The last layer: its weight and bias have a row for each class."""
+        return self.head.classify
+
     def train(self, mode: bool = True) -> "NKF":
         """Switch the mode of all but FAN, which stays frozen."""
         super().train(mode)

@@ -1,7 +1,6 @@
 """What the recipes share: the interface that the trainer sees, faces as tensors, starting weights, the sidecar."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,17 +10,22 @@ from torch import Generator, Tensor, nn
 
 from nkf import __version__
 from nkf.config import TrainConfig
+from nkf.data.dataset import CropRows
 from nkf.data.pack import Pack
+from nkf.data.sampling import Order
 from nkf.errors import NkfError
+from nkf.files import file_sha256
 from nkf.models import count_parameters, load_model
 from nkf.models.fan import FAN
 from nkf.models.nkf import NKF
 from nkf.models.pretrained import load_pretrained
 from nkf.preprocess import to_float
-from nkf.weights import Kind, WeightsInfo, file_sha256, find_weights
+from nkf.weights import Kind, WeightsInfo, find_weights
 
 _PRETRAINED_FACES = 256  # from which folded batch norms are estimated
 _VALIDATION_BATCH = 64
+_UPLOAD = 4096  # crops copied to a GPU at once
+RESIDENT_SHARE = 0.6  # of a GPU's free memory that crops may take
 
 
 class Recipe(Protocol):
@@ -29,6 +33,7 @@ class Recipe(Protocol):
 
     config: TrainConfig
     num_train: int
+    order: Order
 
     def create(self) -> nn.Module:
         """Build the network with its starting weights."""
@@ -37,31 +42,54 @@ class Recipe(Protocol):
         """Loss of one training batch, given row numbers below `num_train`."""
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Metrics of a network in evaluation mode; the checkpoint with the highest ``score`` is kept as the best."""
+        """Metrics of a network in evaluation mode; the checkpoint with the highest ``score`` is kept as the best.
+
+        Without any metrics the last one is.
+        """
 
     def info(self, model: nn.Module) -> WeightsInfo:
         """The sidecar of the network."""
 
 
-@dataclass(frozen=True, slots=True)
 class FaceTensors:
-    """Crops of one split as tensors: images (N, S, S, 3) uint8, landmarks (N, 68, 2)."""
+    """Crops with their landmarks, for training on a device.
 
-    images: Tensor
-    landmarks_px: Tensor
+    On a GPU with room for them all crops live there. Else a batch is copied out of the memory-mapped cache when it is
+    its turn, so that a dataset may be larger than the memory.
 
-    @classmethod
-    def load(cls, images: NDArray[np.uint8], landmarks_px: NDArray[np.float32], device: torch.device) -> "FaceTensors":
-        return cls(torch.from_numpy(images).to(device), torch.from_numpy(landmarks_px).to(device))
+    Args:
+        crops: N of them, (S, S, 3) uint8 each.
+        landmarks_px: (N, 68, 2) in pixels of the crops.
+        device: where batches are needed.
+    """
 
-    def batch(self, rows: NDArray[np.int64] | slice) -> tuple[Tensor, Tensor]:
-        index = torch.from_numpy(rows).to(self.images.device) if isinstance(rows, np.ndarray) else rows
-        return to_float(self.images[index]), self.landmarks_px[index]
+    def __init__(self, crops: CropRows, landmarks_px: NDArray[np.float32], device: torch.device) -> None:
+        self._crops = crops
+        self._device = device
+        self.landmarks_px = torch.from_numpy(landmarks_px).to(device)
+        self._resident: Tensor | None = None
+        if device.type == "cuda" and crops.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+            blocks = np.array_split(np.arange(len(crops)), len(crops) // _UPLOAD + 1)
+            self._resident = torch.cat([torch.from_numpy(crops.take(rows)).to(device) for rows in blocks])
+
+    def __len__(self) -> int:
+        return len(self._crops)
+
+    def images_uint8(self, rows: NDArray[np.int64]) -> Tensor:
+        """Crops (B, S, S, 3) uint8 on the device."""
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(rows).to(self._device)]
+        return torch.from_numpy(self._crops.take(rows)).to(self._device)
+
+    def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Crops (B, 3, S, S) float32 in [0, 1], and their landmarks (B, 68, 2)."""
+        return to_float(self.images_uint8(rows)), self.landmarks_px[torch.from_numpy(rows).to(self._device)]
 
     def batches(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        for start in range(0, len(self.images), _VALIDATION_BATCH):
-            rows = slice(start, start + _VALIDATION_BATCH)
-            yield rows, *self.batch(rows)
+        """All of them in order, `batch` by `batch`, each with its slice."""
+        for start in range(0, len(self), _VALIDATION_BATCH):
+            rows = np.arange(start, min(start + _VALIDATION_BATCH, len(self)))
+            yield slice(start, start + len(rows)), *self.batch(rows)
 
 
 def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
@@ -69,37 +97,83 @@ def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=config.bf16)
 
 
-def start_from(model: NKF | FAN, config: TrainConfig, faces: FaceTensors) -> None:
-    """Load the weights that the configuration starts from, if any."""
-    if config.start is not None:
-        load_weights(config.start, model)
+def start_from(
+    model: NKF | FAN, config: TrainConfig, faces: FaceTensors, classes: tuple[str, ...] = ()
+) -> dict[str, list[str]]:
+    """Load the weights that the configuration starts from, if any; returns what `load_weights` does."""
+    head_rows = load_weights(config.start, model, classes) if config.start is not None else {}
     if config.pretrained is not None:
-        images, _ = faces.batch(slice(0, _PRETRAINED_FACES))
+        images, _ = faces.batch(np.arange(min(_PRETRAINED_FACES, len(faces))))
         load_pretrained(model.backbone, config.pretrained, images.cpu())
+    return head_rows
 
 
-def load_weights(name: str, model: nn.Module) -> None:
+def load_weights(name: str, model: nn.Module, classes: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """Load the weights of a NAME, run or file into a network.
+
+    Args:
+        name: what `find_weights` finds.
+        model: a network of the same form; an `NKF` may have other classes.
+        classes: of an `NKF`.
+
+    Returns:
+        Empty, or where the classes differ ``copied``: the classes whose rows of the classifier are those of the same
+        name in the file, and ``new``: the classes whose rows keep the network's own fresh weights.
+
+    Raises:
+        NkfError: when the file is unusable, or of another network.
+    """
     file, info = find_weights(name, (".safetensors",))
+    source = load_model(file, info)
+    state = source.state_dict()
+    head_rows: dict[str, list[str]] = {}
     try:
-        model.load_state_dict(load_model(file, info).state_dict())
+        if isinstance(model, NKF) and isinstance(source, NKF) and info.classes != classes:
+            state |= _classifier_by_name(model, classes, source, info.classes)
+            head_rows = {
+                "copied": [one for one in classes if one in info.classes],
+                "new": [one for one in classes if one not in info.classes],
+            }
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise NkfError(f"{file}: another network than the configuration's ({info.architecture})") from error
+    return head_rows
 
 
-def describe(config: TrainConfig, kind: Kind, model: nn.Module, packs: list[Pack], **more: Any) -> WeightsInfo:
+def _classifier_by_name(
+    model: NKF, classes: tuple[str, ...], source: NKF, source_classes: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """State of the model's classifier in which classes that the source has too have the source's rows."""
+    place = next(name for name, module in model.named_modules() if module is model.classifier)
+    given = source.classifier.state_dict()
+    state = {key: value.clone() for key, value in model.classifier.state_dict().items()}
+    for row, name in enumerate(classes):
+        if name in source_classes:
+            for key, value in state.items():
+                value[row] = given[key][source_classes.index(name)]
+    return {f"{place}.{key}": value for key, value in state.items()}
+
+
+def describe(
+    config: TrainConfig,
+    kind: Kind,
+    model: nn.Module,
+    packs: list[Pack],
+    training: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> WeightsInfo:
+    """Make the sidecar; `training` are further facts about the training, `more` further fields."""
     network: Any = model
     normalize = getattr(network, "backbone", network).normalize
     data = [{key: pack.manifest.get(key) for key in ("source", "label_file", "licence", "images")} for pack in packs]
-    recipe = config.model_dump(
-        mode="json", include={"rule", "targets", "epochs", "batch_size", "learning_rate", "seed"}
-    )
-    training: dict[str, Any] = {"data": data, **recipe}
+    recipe = config.model_dump(mode="json", include={"epochs", "batch_size", "learning_rate", "seed"})
+    facts: dict[str, Any] = {"data": data, **(training or {}), **recipe}
     if config.pretrained is not None:
         file = config.pretrained
-        training["pretrained"] = {"file": f"{file.absolute().parent.name}/{file.name}", "sha256": file_sha256(file)}
+        facts["pretrained"] = {"file": f"{file.absolute().parent.name}/{file.name}", "sha256": file_sha256(file)}
     if config.start is not None:
         _, info = find_weights(config.start, (".safetensors",))
-        training["start"] = {"name": info.name, **info.training}
+        facts["start"] = {"name": info.name, **info.training}
     architecture = {
         "nkf": config.network.model_dump(mode="json"), "fan": {"backbone": config.network.backbone}, "detector": {},
     }[kind]  # fmt: skip
@@ -111,7 +185,7 @@ def describe(config: TrainConfig, kind: Kind, model: nn.Module, packs: list[Pack
         mean=tuple(normalize.mean.flatten().tolist()),
         std=tuple(normalize.std.flatten().tolist()),
         parameters=count_parameters(model),
-        training=training,
+        training=facts,
         nkf_version=__version__,
         **more,
     )

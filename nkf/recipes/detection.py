@@ -16,6 +16,7 @@ from nkf.boxes import average_precision, match_boxes, non_maximum_suppression
 from nkf.config import TrainConfig
 from nkf.data.dataset import load_crops
 from nkf.data.pack import Pack, is_held_out
+from nkf.data.sampling import epoch_order
 from nkf.data.scene_pool import ScenePool, load_pool, read_pictures
 from nkf.data.scenes import Faces, SceneMaker
 from nkf.errors import NkfError
@@ -69,6 +70,7 @@ class DetectionRecipe:
                 lambda: makers()[0], folder, config.plain_scenes, config.seed, f"train {key}", progress, plain=True
             )
         self.num_train = len(self.train.images) + config.plain_scenes
+        self.order = epoch_order(self.num_train, config.seed)
 
     def create(self) -> nn.Module:
         model = create_model(self.kind, {})

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from nkf.config import AugmentConfig, TrainConfig
-from nkf.data.dataset import FaceCrops, load_crops
+from nkf.data.dataset import CropRows, FaceCrops, load_crops
 from nkf.data.pack import Pack, is_held_out
+from nkf.data.sampling import epoch_order
 from nkf.errors import NkfError
 from nkf.geometry import LEFT_EYE_OUTER, NUM_VERTICES, RIGHT_EYE_OUTER, loose_square, upright_square
 from nkf.models import create_model
@@ -51,8 +52,9 @@ class LandmarkRecipe:
             held_out.append((crops, usable[kept_out]))
         self.train, self.train_squares = self._join(train)
         self.held_out, self.held_out_squares = self._join(held_out)
-        self.num_train = len(self.train.images)
-        if not len(self.held_out.images):
+        self.num_train = len(self.train)
+        self.order = epoch_order(self.num_train, config.seed)
+        if not len(self.held_out):
             raise NkfError(
                 f"{config.data[0]}: too few faces with landmarks, none falls into the tenth that is held out"
             )
@@ -61,10 +63,10 @@ class LandmarkRecipe:
 
     def _join(self, parts: list[tuple[FaceCrops, NDArray[np.int64]]]) -> tuple[FaceTensors, Tensor]:
         """Faces of all packs, and (N, 2, 4) squares of their loose and of their well-placed crops."""
-        images = np.concatenate([crops.images[rows] for crops, rows in parts])
+        images = CropRows([(crops.images, rows) for crops, rows in parts])
         landmarks = np.concatenate([crops.landmarks_px[rows] for crops, rows in parts])
         squares = np.stack([loose_square(landmarks), upright_square(landmarks)], axis=1).astype(np.float32)
-        return FaceTensors.load(images, landmarks, self.device), torch.from_numpy(squares).to(self.device)
+        return FaceTensors(images, landmarks, self.device), torch.from_numpy(squares).to(self.device)
 
     def create(self) -> nn.Module:
         model = create_model(self.kind, {"backbone": self.config.network.backbone})
@@ -154,7 +156,7 @@ class Mesh:
         folder: holds ``mesh_pca_basis.npz`` (``mean`` (V, 3), ``basis`` (64, V, 3), in longer sides of the image) and
             ``mesh_maps.json`` (``mesh_mirror``: partner of each vertex; ``landmark68_from_mesh``: the vertices whose
             mean is a landmark).
-        packs: with the column ``meta_mesh_pca`` (N, 64).
+        packs: with the metadata ``mesh_pca`` (N, 64).
         rows: of the training faces in each pack.
         device: where they are needed.
 
@@ -170,7 +172,7 @@ class Mesh:
             partner = np.array(maps["mesh_mirror"], np.int64)
             single = [(k, v[0]) for k, v in enumerate(maps["landmark68_from_mesh"]) if len(v) == 1]
             coefficients = np.concatenate(
-                [np.asarray(pack.column("meta_mesh_pca"))[part] for pack, part in zip(packs, rows, strict=True)]
+                [pack.column("mesh_pca")[part] for pack, part in zip(packs, rows, strict=True)]
             )
         except (OSError, KeyError, ValueError, NkfError) as error:
             raise NkfError(f"{folder}: no usable mesh basis, or packs without mesh coefficients ({error})") from error

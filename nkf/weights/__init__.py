@@ -4,14 +4,13 @@ A model NAME is three files side by side: ``NAME.onnx`` (prediction), ``NAME.saf
 the sidecar. A run folder of the trainer holds ``best/model.safetensors`` with ``best/model.json``.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nkf.errors import NkfError
-from nkf.files import replacing
+from nkf.files import file_sha256, replacing
 
 WEIGHTS_FOLDER = Path(__file__).parent
 DEFAULT_MODEL = "mobile"
@@ -122,9 +121,3 @@ def _check_sha256(file: Path, info: WeightsInfo) -> None:
     expected = info.sha256.get(file.name)
     if expected is not None and file_sha256(file) != expected:
         raise NkfError(f"{file}: damaged or replaced, its SHA-256 is not the one in its sidecar")
-
-
-def file_sha256(file: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

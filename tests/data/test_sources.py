@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from nkf.data.sources import MAX_IMAGE_BYTES, open_source
+from nkf.data.sources import (
+    MAX_IMAGE_BYTES,
+    Children,
+    find_root,
+    find_roots,
+    is_image,
+    join,
+    open_source,
+    read_table,
+    some,
+    walk,
+    walk_images,
+)
 from nkf.errors import ImageError, NkfError
 
 FILES = {"a/1.png": b"one", "a/b/2.png": b"two", "readme.txt": b"text"}
@@ -28,21 +40,142 @@ def make_folder(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("make", [make_zip, make_folder])
-def test_names_and_bytes(tmp_path: Path, make: Callable[[Path, dict[str, bytes]], Path]) -> None:
+Make = Callable[[Path, dict[str, bytes]], Path]
+each_source = pytest.mark.parametrize("make", [make_zip, make_folder])
+
+
+@each_source
+def test_names_and_bytes(tmp_path: Path, make: Make) -> None:
     with open_source(make(tmp_path / "source", FILES | HIDDEN)) as source:
-        assert source.names == sorted(FILES)
-        assert {name: source.read(name) for name in source.names} == FILES
+        assert list(walk(source)) == ["readme.txt", "a/1.png", "a/b/2.png"]
+        assert {name: source.read(name) for name in walk(source)} == FILES
+        with source.open("a/b/2.png") as stream:
+            assert stream.read() == b"two"
         with pytest.raises(ImageError, match=r"nothing\.png: [Nn]o such file"):
             source.read("nothing.png")
         with pytest.raises(ImageError, match=r"readme\.txt: more than 0 MiB, which is no file of this dataset$"):
             source.read("readme.txt", limit=3)
         assert source.read("readme.txt", limit=4) == b"text"
+        with pytest.raises(NkfError, match=r"nothing\.csv: [Nn]o such file"):
+            source.open("nothing.csv")
+        assert source.warnings == []
+
+
+@each_source
+def test_children(tmp_path: Path, make: Make) -> None:
+    with open_source(make(tmp_path / "source", FILES | HIDDEN | {"a/0.txt": b"", "b/c/3.png": b""})) as source:
+        assert source.children() == Children(["a", "b"], ["readme.txt"])
+        assert source.children("a") == Children(["b"], ["0.txt", "1.png"])
+        assert source.children("b") == Children(["c"], [])
+        assert source.children("nowhere") == Children([], [])
+
+
+@each_source
+def test_has(tmp_path: Path, make: Make) -> None:
+    with open_source(make(tmp_path / "source", FILES)) as source:
+        assert [source.has(name) for name in ("a/1.png", "a", "a/b", "1.png", "a/2.png")] == [True, *[False] * 4]
+
+
+@each_source
+def test_walk_below_a_folder(tmp_path: Path, make: Make) -> None:
+    with open_source(make(tmp_path / "source", FILES | {"a/note.txt": b""})) as source:
+        assert list(walk(source, "a")) == ["a/1.png", "a/note.txt", "a/b/2.png"]
+        assert list(walk_images(source, "a")) == ["a/1.png", "a/b/2.png"]
+        assert list(walk(source, "b")) == []
+
+
+def test_unprintable_names_in_a_folder_are_left_out_and_told_once(tmp_path: Path) -> None:
+    make_folder(tmp_path / "source", FILES | {"a/two\nlines.png": b"x", "bell\a/1.png": b"x"})
+    with open_source(tmp_path / "source") as source:
+        assert list(walk(source)) == ["readme.txt", "a/1.png", "a/b/2.png"]
+        assert list(walk(source)) == ["readme.txt", "a/1.png", "a/b/2.png"]
+        assert source.warnings == [
+            "left out 'bell\\x07': expected a printable name",
+            "left out 'a/two\\nlines.png': expected a printable name",
+        ]
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
+    with (
+        open_source(make_folder(tmp_path / "source", FILES)) as source,
+        pytest.raises(NkfError, match=r"readme\.txt: Not a directory$"),
+    ):
+        source.children("readme.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.png", True), ("a/b.JPG", True), ("a.jpeg", True), ("png", False), ("a.png.txt", False), (".png", False)],
+)
+def test_is_image(name: str, expected: bool) -> None:
+    assert is_image(name) == expected
+
+
+def test_join_and_some() -> None:
+    assert (join("", "a"), join("a/b", "c")) == ("a", "a/b/c")
+    assert (some(list("abcd")), some(list("abcde")), some(list("abc"), 2)) == (
+        "a, b, c, d",
+        "a, b, c, d, ...",
+        "a, b, ...",
+    )
+
+
+DEEP = {"x/set/marker/1.png": b"", "x/set/inner/set/marker/2.png": b"", "y/z/list.txt": b"", "1/2/3/4/5/list.txt": b""}
+
+
+@each_source
+def test_find_roots_level_by_level_and_not_below_one(tmp_path: Path, make: Make) -> None:
+    with open_source(make(tmp_path / "source", DEEP)) as source:
+        assert find_roots(source, lambda _, __, children: "marker" in children.folders) == ["x/set"]
+        assert find_roots(source, lambda _, __, children: "list.txt" in children.files) == ["y/z"]
+        assert find_roots(source, lambda _, __, children: "list.txt" in children.files, 5) == ["y/z", "1/2/3/4/5"]
+        assert find_roots(source, lambda _, folder, __: folder == "") == [""]
+        looked_into = []
+        find_roots(source, lambda _, folder, __: looked_into.append(folder) is not None, 1)
+        assert looked_into == ["", "1", "x", "y"]
+
+
+@pytest.mark.parametrize(("marker", "root"), [("list.txt", "y/z"), ("set/marker/1.png", "x"), ("inner", "x/set")])
+def test_find_root(tmp_path: Path, marker: str, root: str) -> None:
+    with open_source(make_folder(tmp_path / "source", DEEP)) as source:
+        assert find_root(source, ["nothing", marker], "a list") == root
+
+
+def test_no_root_and_two_roots(tmp_path: Path) -> None:
+    with open_source(make_folder(tmp_path / "source", DEEP | {"z/list.txt": b""})) as source:
+        with pytest.raises(NkfError, match=r"source: not this dataset; expected a list$"):
+            find_root(source, ["lists.txt"], "a list")
+        with pytest.raises(NkfError, match=r"source: holds the dataset 2 times, in z, y/z; name one of them$"):
+            find_root(source, ["list.txt"], "a list")
+
+
+@each_source
+def test_read_table(tmp_path: Path, make: Make) -> None:
+    data = '\ufeffname,text\r\na,"two\nlines"\n\n b ,ä\n'.encode()
+    with open_source(make(tmp_path / "source", {"a.csv": data, "a.tsv": b"1\t2,3\n", "none.csv": b""})) as source:
+        assert list(read_table(source, "a.csv")) == [(1, ["name", "text"]), (3, ["a", "two\nlines"]), (5, [" b ", "ä"])]
+        assert list(read_table(source, "a.tsv", "\t")) == [(1, ["1", "2,3"])]
+        assert list(read_table(source, "none.csv")) == []
+
+
+@each_source
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"a,b\n\xff,c\n", r"a\.csv: not a text table \(UTF-8\)$"),
+        (b"x" * ((4 << 20) + 1), r"a\.csv, line \d: not a csv table \(field larger than field limit \(4194304\)\)$"),
+    ],
+    ids=["bytes", "endless field"],
+)
+def test_broken_table(tmp_path: Path, make: Make, data: bytes, message: str) -> None:
+    with open_source(make(tmp_path / "source", {"a.csv": data})) as source, pytest.raises(NkfError, match=message):
+        list(read_table(source, "a.csv"))
 
 
 def test_zip_folders_are_no_files(tmp_path: Path) -> None:
     with open_source(make_zip(tmp_path / "a.zip", {"a/": b"", "a/1.png": b"one"})) as source:
-        assert source.names == ["a/1.png"]
+        assert list(walk(source)) == ["a/1.png"]
+        assert source.children() == Children(["a"], [])
 
 
 @pytest.mark.parametrize(
@@ -107,3 +240,12 @@ def test_no_source(tmp_path: Path, data: bytes | None, message: str) -> None:
         (tmp_path / "source").write_bytes(data)
     with pytest.raises(NkfError, match=message), open_source(tmp_path / "source"):
         pytest.fail("the block must not run")
+
+
+def test_table_in_a_damaged_zip(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("a.csv", b"name,label\n")
+    path.write_bytes(path.read_bytes().replace(b"label", b"lABel"))
+    with open_source(path) as source, pytest.raises(NkfError, match=r"a\.csv: cannot be read to its end \(Bad CRC"):
+        list(read_table(source, "a.csv"))

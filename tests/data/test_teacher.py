@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nkf.data.sources import Entry
+from nkf.data.listing import Entry
+from nkf.data.tables import ColumnType, Table, TableWriter
 from nkf.data.teacher import TeacherLandmarks
 from nkf.errors import NkfError
 
@@ -36,7 +37,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def entry(name: str, folder: str = "") -> Entry:
-    return Entry(name, "train", name, bytes, folder)
+    return Entry(name, "train", name, folder=folder)
 
 
 def test_by_folder_and_name(tmp_path: Path) -> None:
@@ -55,12 +56,37 @@ def test_by_name_alone(tmp_path: Path) -> None:
     assert teacher.row(entry("c", "FER2013Valid")) == 2
 
 
+def test_metadata(tmp_path: Path) -> None:
+    teacher = TeacherLandmarks(save(tmp_path / "a.npz"))
+    assert teacher.columns() == {"mesh_pca": ("float32", 4), "race": "text"}
+    metadata = teacher.metadata(entry("b.png", "FER2013Train"))  # without a face
+    assert metadata == {"mesh_pca": COLUMNS["mesh_pca"][1].tolist(), "race": "White"}
+
+
 def test_metadata_of_an_image_that_the_file_lacks(tmp_path: Path) -> None:
-    metadata = TeacherLandmarks(save(tmp_path / "a.npz")).metadata(entry("z.png"))
-    assert set(metadata) == {"mesh_pca", "race"}
-    assert metadata["race"] == ""
-    assert metadata["mesh_pca"].dtype == np.float16
-    assert np.isnan(metadata["mesh_pca"]).all()
+    assert TeacherLandmarks(save(tmp_path / "a.npz")).metadata(entry("z.png")) == {}
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (np.array(["a", "b", "c"]), "text"),
+        (np.array([b"a", b"b", b"c"]), "text"),
+        (np.array([1, 2, 3], np.uint16), "integer"),
+        (np.array([True, False, True]), "integer"),
+        (np.array([1, 2, 3], np.float16), "number"),
+        (np.ones((3, 1), np.int8), ("float32", 1)),
+        (np.ones((3, 2, 5)), ("float32", 10)),
+    ],
+)
+def test_columns_of_each_type_fit_a_table(tmp_path: Path, column: np.ndarray, kind: ColumnType) -> None:
+    teacher = TeacherLandmarks(save(tmp_path / "a.npz", race=None, mesh_pca=None, more=column))
+    assert teacher.columns() == {"more": kind}
+    with TableWriter(tmp_path / "a.arrow", teacher.columns()) as table:
+        table.write([teacher.metadata(entry("a.png", "FER2013Valid"))])
+    (row,) = Table(tmp_path / "a.arrow").rows()
+    expected = column[2].decode() if isinstance(column[2], bytes) else column[2].ravel().tolist()
+    assert np.ravel(row["more"]).tolist() == np.ravel(expected).tolist()
 
 
 def test_landmarks_with_nan_are_not_found(tmp_path: Path) -> None:
@@ -71,8 +97,11 @@ def test_landmarks_with_nan_are_not_found(tmp_path: Path) -> None:
 
 
 def test_keys_that_cannot_name_a_column_are_left_out(tmp_path: Path) -> None:
-    teacher = TeacherLandmarks(save(tmp_path / "a.npz", **{"../../evil": np.zeros(3), "basis": np.zeros((7, 2))}))
-    assert set(teacher.metadata(entry("a.png"))) == {"mesh_pca", "race"}
+    others = {"../../evil": np.zeros(3), "basis": np.zeros((7, 2)), "version": np.array(3)}
+    others |= {"day": np.array(["2020-01-01"] * 3, "M8[D]"), "texts": np.full((3, 2), "a"), "wave": np.ones(3) * 1j}
+    teacher = TeacherLandmarks(save(tmp_path / "a.npz", **others))
+    assert set(teacher.columns()) == {"mesh_pca", "race"}
+    assert set(teacher.metadata(entry("a.png", "FER2013Train"))) == {"mesh_pca", "race"}
 
 
 OBJECTS = np.array([{"a": 1}, None, 3], object)
@@ -90,6 +119,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text landmarks": (lambda path: save(path, landmarks68=np.full((3, 68, 2), "x")), "of type <U1, expected numbers$"),
     "objects": (lambda path: save(path, race=OBJECTS), r"not a readable \.npz \(Object arrays cannot be loaded"),
     "doubles": (lambda path: save(path, split=None), r"1 names occur twice; expected one row an image$"),
+    "column of every pack": (
+        lambda path: save(path, label=np.zeros(3), width=np.zeros(3)),
+        r"label, width: every pack has a column of that name; expected another name$",
+    ),
     "cut off": (
         lambda path: path.write_bytes(save(path).read_bytes()[:-40]),
         r"not a readable \.npz \(File is not a zip file\)",

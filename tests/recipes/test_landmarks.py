@@ -9,7 +9,8 @@ import torch
 
 from nkf.config import AugmentConfig, TrainConfig
 from nkf.data.dataset import load_crops
-from nkf.data.pack import Pack, PackWriter, Sample
+from nkf.data.pack import Pack, Sample
+from nkf.data.pack_writer import PackWriter
 from nkf.errors import NkfError
 from nkf.recipes import create_recipe
 from nkf.recipes.landmarks import WHOLE_SIZE, Mesh, landmark_loss

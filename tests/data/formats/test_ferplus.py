@@ -1,13 +1,16 @@
 """FER+ tables, the broken ones above all. No image is read here."""
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from nkf.data.ferplus import FerplusListing, list_ferplus
-from nkf.data.sources import MAX_IMAGE_BYTES
-from nkf.errors import ImageError, NkfError
+from nkf.data.formats.ferplus import list_ferplus
+from nkf.data.listing import Entry, Listing
+from nkf.data.sources import MAX_FIELD, MAX_IMAGE_BYTES, Children
+from nkf.errors import NkfError
 
 LABELS = "FER2013Train/label.csv"
 PIXELS, VOTES = "fer2013.csv", "fer2013new.csv"
@@ -19,13 +22,23 @@ class MemorySource:
 
     def __init__(self, files: dict[str, str | bytes], path: str = "dataset") -> None:
         self.path = Path(path)
+        self.warnings: list[str] = []
         self.files = {name: data.encode() if isinstance(data, str) else data for name, data in files.items()}
-        self.names = sorted(files)
+
+    def children(self, folder: str = "") -> Children:
+        start = f"{folder}/" if folder else ""
+        below = [name.removeprefix(start).split("/") for name in self.files if name.startswith(start)]
+        folders = {parts[0] for parts in below if len(parts) > 1}
+        return Children(sorted(folders), sorted(parts[0] for parts in below if len(parts) == 1))
+
+    def has(self, name: str) -> bool:
+        return name in self.files
+
+    def open(self, name: str) -> IO[bytes]:
+        return io.BytesIO(self.files[name])
 
     def read(self, name: str, limit: int = MAX_IMAGE_BYTES) -> bytes:
-        if len(self.files[name]) > limit:
-            raise ImageError(f"{self.path}: {name}: too long")
-        return self.files[name]
+        pytest.fail("a listing reads no image")
 
 
 def folder_files() -> dict[str, str]:
@@ -46,34 +59,44 @@ def csv_files() -> dict[str, str]:
     }
 
 
-def listing_of(files: dict[str, str]) -> FerplusListing:
-    return list_ferplus(MemorySource(files))
+def listing_of(files: dict[str, str]) -> tuple[Listing, list[Entry]]:
+    listing = list_ferplus(MemorySource(files))  # type: ignore[arg-type]
+    return listing, list(listing.entries)
+
+
+def names_of(entries: Iterable[Entry]) -> list[tuple[str, str]]:
+    return [(entry.split, entry.name) for entry in entries]
 
 
 def test_folders() -> None:
-    listing = listing_of(folder_files())
-    assert (listing.layout, listing.label_file, listing.warnings) == ("folders", "label_csv", [])
-    assert [(entry.split, entry.name) for entry in listing.entries] == [
+    listing, entries = listing_of(folder_files())
+    assert (listing.dataset, listing.shows, listing.total) == ("ferplus", "face", 3)
+    assert listing.details == {"layout": "folders", "label_file": "label_csv"}
+    assert (listing.warnings, listing.uncounted) == ([], [])
+    assert names_of(entries) == [
         ("train", "fer0000000.png"),
         ("train", "fer0000007.png"),
         ("test", "fer0032220.png"),
     ]
-    assert listing.entries[0].votes is not None
-    assert listing.entries[0].votes.tolist() == [1, 2, 4, 3, 0, 0, 0, 0, 0, 0]  # sadness comes before surprise in nkf
-    assert listing.entries[2].file == "dataset: FER2013Test/fer0032220.png"
+    assert entries[0].votes is not None
+    assert entries[0].votes.tolist() == [1, 2, 4, 3, 0, 0, 0, 0, 0, 0]  # sadness comes before surprise in nkf
+    assert entries[0].box_xyxy is not None
+    assert entries[0].box_xyxy.tolist() == [0, 0, 48, 48]
+    assert (entries[2].member, entries[2].folder) == ("FER2013Test/fer0032220.png", "FER2013Test")
 
 
 def test_tables() -> None:
-    listing = listing_of(csv_files())
-    assert (listing.layout, listing.label_file, listing.warnings) == ("csv", "fer2013new", [])
-    assert [(entry.split, entry.name) for entry in listing.entries] == [
-        ("train", "fer0000000.png"),
-        ("test", "fer0032220.png"),
-    ]
+    listing, entries = listing_of(csv_files())
+    assert listing.details == {"layout": "csv", "label_file": "fer2013new"}
+    assert listing.warnings == []
+    assert names_of(entries) == [("train", "fer0000000.png"), ("test", "fer0032220.png")]
+    assert [entry.member for entry in entries] == ["fer2013.csv, line 2", "fer2013.csv, line 4"]
+    assert [entry.folder for entry in entries] == ["FER2013Train", "FER2013Test"]
+    assert all(entry.image_bytes is not None and entry.image_bytes.startswith(b"\x89PNG") for entry in entries)
 
 
 def test_folders_win_over_tables() -> None:
-    assert listing_of(folder_files() | csv_files()).layout == "folders"
+    assert listing_of(folder_files() | csv_files())[0].details["layout"] == "folders"
 
 
 @pytest.mark.parametrize(
@@ -89,13 +112,15 @@ def test_folders_win_over_tables() -> None:
 def test_harmless_differences(old: str, new: str) -> None:
     files = folder_files()
     files[LABELS] = files[LABELS].replace(old, new, 1 if "\ufeff" in new else -1)
-    assert len(listing_of(files).entries) == 3
+    assert len(listing_of(files)[1]) == 3
 
 
 def test_images_without_label_are_told() -> None:
     files = folder_files() | {f"FER2013Train/extra{i}.png": "" for i in range(6)} | {"FER2013Train/notes.txt": ""}
-    names = ", ".join(f"FER2013Train/extra{i}.png" for i in range(4))
-    assert listing_of(files).warnings == [f"dataset: 6 images left out, not in label.csv ({names}, ...)"]
+    stray = [f"FER2013Train/extra{i}.png" for i in range(6)] + ["FER2013Train/fer0000000.png"]
+    files["FER2013Train/fer0000000.png"] = ""  # has one
+    names = ", ".join(stray[:4])
+    assert listing_of(files)[0].warnings == [f"dataset: 6 images left out, not in label.csv ({names}, ...)"]
 
 
 def put(name: str, text: str | bytes) -> Callable[[dict[str, str]], dict[str, str]]:
@@ -141,7 +166,7 @@ BROKEN_FOLDERS: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], str]
     ),
     "no name": (edit(LABELS, "fer0000007.png", " "), WHERE + ", line 2: no image name$"),
     "not text": (put(LABELS, b"\xff\xfe\x00"), WHERE + r": not a text table \(UTF-8\)$"),
-    "endless field": (put(LABELS, "x" * 200_000), WHERE + r", line \d: not a csv table \(field larger than"),
+    "endless field": (put(LABELS, "x" * (MAX_FIELD + 1)), WHERE + r", line \d: not a csv table \(field larger than"),
     "folder twice": (
         put("copy/FER2013Train/label.csv", ""),
         "^dataset: has FER2013Train twice, in FER2013Train and in copy/FER2013Train$",
@@ -164,7 +189,7 @@ def test_broken_folders(case: str) -> None:
 GO_TOGETHER = "the two files have to go together row by row$"
 BROKEN_TABLES: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], str]] = {
     "one table alone": (
-        lambda files: {PIXELS: files[PIXELS]},
+        lambda files: {VOTES: files[VOTES]},
         r"no FER\+ data; .* or fer2013\.csv with fer2013new\.csv$",
     ),
     "header of votes": (edit(VOTES, "Usage", "Use"), r"new\.csv, line 1: expected the header Usage,Image name,neutral"),
@@ -206,14 +231,66 @@ def test_broken_tables(case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_one_split_instead_of_its_parent() -> None:
-    source = MemorySource({"label.csv": ""}, "data/FER2013Valid")
-    with pytest.raises(
-        NkfError, match=r"^data/FER2013Valid: is one split of FER\+; name the folder that holds it, data$"
-    ):
-        list_ferplus(source)
+KAGGLE = [f"train/happy/Training_{i}.jpg" for i in range(3)]
+KAGGLE += [f"test/{folder}/{usage}_1.jpg" for folder in ("happy", "angry") for usage in ("PublicTest", "PrivateTest")]
+OTHER_SOURCES: dict[str, tuple[dict[str, str | bytes], str, str]] = {
+    "one split instead of its parent": (
+        {"label.csv": ""},
+        "data/FER2013Valid",
+        r"^data/FER2013Valid: is one split of FER\+; name the folder that holds it, data$",
+    ),
+    "fer2013.csv alone": (
+        {"data/fer2013.csv": csv_files()[PIXELS]},
+        "dataset",
+        r"^dataset: has fer2013\.csv alone, with FER-2013's old labels; expected .* or fer2013\.csv with fer2013new\.c",
+    ),
+    "tables in two folders": (
+        {"a/fer2013.csv": csv_files()[PIXELS], "b/fer2013new.csv": csv_files()[VOTES]},
+        "dataset",
+        r"^dataset: has fer2013\.csv alone, ",
+    ),
+    "Kaggle's folders": (
+        dict.fromkeys(KAGGLE, ""),
+        "dataset",
+        r"^dataset: is Kaggle's folder copy of FER-2013, without votes, its test merged of two splits; expected FER2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_SOURCES)
+def test_other_sources(case: str) -> None:
+    files, path, message = OTHER_SOURCES[case]
+    with pytest.raises(NkfError, match=message) as caught:
+        list_ferplus(MemorySource(files, path))
+    assert "\n" not in str(caught.value)
 
 
 def test_two_vote_tables_are_refused() -> None:
     with pytest.raises(NkfError, match=r"^dataset: has a fer2013new\.csv of its own; leave out mine\.csv$"):
-        list_ferplus(MemorySource(csv_files()), Path("mine.csv"))
+        list_ferplus(MemorySource(csv_files()), fer2013new=Path("mine.csv"))  # type: ignore[arg-type]
+
+
+def test_doubled_names_are_told_and_counted() -> None:
+    files = folder_files()
+    files[LABELS] += files[LABELS].replace("1,2,3,4", "9,0,0,0")
+    listing, entries = listing_of(files)
+    assert names_of(entries)[:2] == [("train", "fer0000000.png"), ("train", "fer0000007.png")]
+    assert entries[0].votes is not None
+    assert entries[0].votes[0] == 9
+    assert listing.warnings == [
+        "2 names are listed twice, the last row counts: fer0000000.png, fer0000007.png; "
+        "their votes differ: fer0000000.png"
+    ]
+    assert [(split, votes.tolist()[:4]) for split, votes in listing.uncounted] == [
+        ("train", [1, 2, 4, 3]),
+        ("train", [2, 0, 0, 0]),
+    ]
+
+
+def test_table_of_pixels_is_read_row_by_row() -> None:
+    """Nothing of it is held: the first images come before the broken row is read."""
+    files = edit(PIXELS, "PrivateTest", "nonsense")(csv_files())
+    entries = iter(list_ferplus(MemorySource(files)).entries)  # type: ignore[arg-type]
+    assert next(entries).name == "fer0000000.png"
+    with pytest.raises(NkfError, match=r"2013\.csv, line 4: usage 'nonsense'"):
+        next(entries)

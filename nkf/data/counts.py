@@ -1,0 +1,178 @@
+"""What is in a dataset: images by split and class beside the known numbers, and pictures that lie in two splits."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nkf.data.labels import EXPRESSIONS, LabelRule
+from nkf.data.listing import SPLITS, KnownCounts, LabelSource
+from nkf.data.pack import class_numbers
+from nkf.data.tables import Table
+from nkf.errors import NkfError
+
+ClassCounts = dict[LabelSource, dict[str, dict[str, int]]]  # how labelled -> split -> class -> images
+VOTE_RULES: tuple[LabelRule, ...] = ("majority", "argmax10", "argmax8")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did; `counts` and `images` are of what the pack holds.
+
+    Attributes:
+        dataset: its short name.
+        images: split -> images in the pack.
+        counts: how labelled (a rule for votes, or ``label``) -> split -> class -> images; empty without labels.
+        left_out: reason -> rows of the dataset that give no image.
+        warnings: one line each: images skipped, counts that differ from the known ones, doubled names.
+        leaks_found: "valid in train" and so on -> images of the former split with a pixel-identical one in the latter;
+            "listed in train" are train images whose pixels are in the given list.
+        leaks_dropped: train images left out for that.
+        images_skipped: unreadable images; each has its line in `warnings`.
+        landmarks_found: images with landmarks.
+        landmarks_missing: images without.
+    """
+
+    dataset: str
+    images: Mapping[str, int]
+    counts: ClassCounts = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    leaks_found: Mapping[str, int] = field(default_factory=dict)
+    leaks_dropped: int = 0
+    images_skipped: int = 0
+    landmarks_found: int = 0
+    landmarks_missing: int = 0
+
+
+def count_classes(splits: NDArray[np.str_], votes: NDArray[np.uint8], labels: NDArray[np.str_]) -> ClassCounts:
+    """Count images by split and class, under each rule where there are votes, else as ``label``.
+
+    Args:
+        splits: (N,) the split of each image.
+        votes: (N, 10) in the order of `VOTE_COLUMNS`; zeros = none.
+        labels: (N,) class names; "" = none.
+
+    Returns:
+        Counts for the splits that occur, in the order of `SPLITS` and `EXPRESSIONS`; empty without votes and labels.
+    """
+    rules: tuple[LabelSource, ...] = ()
+    if votes.any():
+        rules = tuple(rule for rule in get_args(LabelSource) if rule in VOTE_RULES)
+    elif (labels != "").any():
+        rules = ("label",)
+    counts: ClassCounts = {}
+    for rule in rules:
+        numbers = class_numbers(votes, labels, "majority" if rule == "label" else rule)
+        counts[rule] = {
+            split: {name: int(((numbers == k) & (splits == split)).sum()) for k, name in enumerate(EXPRESSIONS)}
+            for split in SPLITS
+            if (splits == split).any()
+        }
+    return counts
+
+
+def count_rows(rows: Table) -> ClassCounts:
+    """Count the images of a pack."""
+    return count_classes(rows.column("split"), rows.column("votes"), rows.column("label"))
+
+
+def add_counts(*several: ClassCounts) -> ClassCounts:
+    """Add counts up."""
+    total: ClassCounts = {}
+    for counts in several:
+        for how, splits in counts.items():
+            for split, classes in splits.items():
+                into = total.setdefault(how, {}).setdefault(split, dict.fromkeys(EXPRESSIONS, 0))
+                for name, number in classes.items():
+                    into[name] += number
+    return total
+
+
+def compare_counts(dataset: str, known: KnownCounts, counts: ClassCounts) -> list[str]:
+    """Name each difference to the known counts, one line for each rule and split; only splits that occur count."""
+    warnings = []
+    for how, splits in known.items():
+        for split, classes in counts.get(how, {}).items():
+            if split not in splits:
+                continue
+            expected = {"total": splits[split].total, **splits[split].by_class}
+            seen = {"total": sum(classes.values()), **classes}
+            differences = [f"{key} {seen.get(key, 0)} not {n}" for key, n in expected.items() if seen.get(key, 0) != n]
+            if differences:
+                warnings.append(f"counts differ from the known {dataset} ({how}, {split}): " + ", ".join(differences))
+    return warnings
+
+
+def officially(counts: ClassCounts, *, carved: bool) -> ClassCounts:
+    """Count a valid split that was carved out of train as train again."""
+    if not carved:
+        return counts
+    renamed = {"valid": "train"}
+    return add_counts(
+        *(
+            {how: {renamed.get(split, split): classes}}
+            for how, splits in counts.items()
+            for split, classes in splits.items()
+        )
+    )
+
+
+def read_md5_list(path: Path) -> frozenset[str]:
+    """Read a list of pixel MD5s, one a line.
+
+    Raises:
+        NkfError: when it is unreadable, or a line is not an MD5.
+    """
+    try:
+        lines = path.read_text("ascii").split("\n")
+    except OSError as error:
+        raise NkfError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise NkfError(f"{path}: not a text file; expected one MD5 of 32 hex digits a line") from error
+    listed = set()
+    for number, line in enumerate(lines, 1):
+        digest = line.strip().lower()
+        if digest and (len(digest) != 32 or set(digest) - set("0123456789abcdef")):
+            raise NkfError(f"{path}, line {number}: {digest[:40]!r}, expected one MD5 of 32 hex digits a line")
+        listed.add(digest)
+    return frozenset(listed - {""})
+
+
+def find_leaks(
+    splits: NDArray[np.str_], digests: NDArray[np.str_], listed: Collection[str] = (), dropped: Iterable[str] = ()
+) -> dict[str, int]:
+    """Count the images that lie in two splits, by a digest such as the MD5 of their pixels.
+
+    Args:
+        splits: (N,) the split of each image.
+        digests: (N,) what tells that two images are the same; "" = never the same.
+        listed: digests of pictures that must not be trained on either.
+        dropped: digests of train images that were left out.
+
+    Returns:
+        As `ImportReport.leaks_found`.
+    """
+    of_split = {split: digests[(splits == split) & (digests != "")] for split in SPLITS}
+    of_split["train"] = np.array([*of_split["train"].tolist(), *dropped], str)
+    found = {
+        f"{later} in {earlier}": int(np.isin(of_split[later], of_split[earlier]).sum())
+        for later, earlier in (("valid", "train"), ("test", "train"), ("test", "valid"))
+        if of_split[later].size and of_split[earlier].size
+    }
+    if listed:
+        found["listed in train"] = int(np.isin(of_split["train"], list(listed)).sum())
+    return found
+
+
+def votes_of(rows: Sequence[Sequence[int]]) -> NDArray[np.uint8]:
+    """(N, 10) votes, also of no rows."""
+    return np.array(rows, np.uint8).reshape(-1, len(EXPRESSIONS) + 2)
+
+
+def sums(counts: ClassCounts) -> dict[LabelSource, dict[str, int]]:
+    """How labelled -> split -> images that get a class."""
+    return {how: {split: sum(row.values()) for split, row in splits.items()} for how, splits in counts.items()}

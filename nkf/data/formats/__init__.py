@@ -1,0 +1,1 @@
+"""Readers of the datasets' own layouts, one module a dataset."""

@@ -1,0 +1,557 @@
+"""Writing packs: whole or not at all, in parts that survive a kill, in several files of images."""
+
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nkf.data import pack_writer
+from nkf.data.pack import Pack, Sample
+from nkf.data.pack_writer import PackWriter, Picture
+from nkf.data.tables import Table, TableWriter
+from nkf.errors import ImageError, NkfError
+from nkf.files import file_sha256
+
+
+def png(seed: int, shape: tuple[int, ...] = (8, 6, 3)) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def sample(number: int, **changes: Any) -> Sample:
+    return replace(Sample(f"{number}.png", "train", png(number), label="fear"), **changes)
+
+
+IDENTITY = {"source": "made up"}
+
+
+class Killed(BaseException):
+    """Stands for a kill at a place where a real one cannot be aimed at: no part of nkf catches it."""
+
+
+def write(
+    path: Path, count: int, *, start: int = 0, stop: BaseException | None = None, identity: Any = IDENTITY
+) -> None:
+    """Add samples from where an earlier run ended; `stop` is raised behind the last."""
+    with PackWriter(path, {"dataset": "made up"}, identity=identity) as writer:
+        for number in range(max(start, writer.notes.consumed), count):
+            writer.add(sample(number))
+        if stop is not None:
+            raise stop
+
+
+def sha256(folder: Path) -> dict[str, str]:
+    return {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of two rows."""
+    monkeypatch.setattr(pack_writer, "PART_ROWS", 2)
+
+
+@pytest.fixture
+def small_shards(small_parts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part in an images file of its own."""
+    monkeypatch.setattr(pack_writer, "SHARD_BYTES", 1)
+
+
+def test_undecodable_image_leaves_the_pack_as_it_was(tmp_path: Path) -> None:
+    with PackWriter(tmp_path / "pack", {}) as writer:
+        writer.add(sample(0))
+        with pytest.raises(ImageError, match=r"^bad\.png: not an image"):
+            writer.add(Sample("bad.png", "train", b"no image"))
+        writer.add(sample(1))
+        assert writer.notes.consumed == 2
+    pack = Pack(tmp_path / "pack")
+    assert pack.names.tolist() == ["0.png", "1.png"]
+    assert pack.image_bytes(1) == png(1)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_existing_path_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "pack"
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text("mine")
+    with pytest.raises(NkfError, match=r"pack: exists already; name a new folder for the pack$"):
+        PackWriter(path, {})
+    assert kind == "folder" or path.read_text() == "mine"
+
+
+def test_unwritable_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(NkfError, match=r"file/pack: cannot be written \(Not a directory\)$"),
+        PackWriter(tmp_path / "file" / "pack", {}),
+    ):
+        pytest.fail("the block must not run")
+
+
+def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write everywhere, so the refusal is made up."""
+
+    def acquire(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with (
+        pytest.raises(NkfError, match=r"pack: cannot be written \(Permission denied\)$"),
+        PackWriter(tmp_path / "pack", {}),
+    ):
+        pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize("identity", [None, IDENTITY])
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_empty_pack_is_refused(tmp_path: Path, identity: Mapping[str, Any] | None, skipped: int) -> None:
+    def write() -> None:
+        with PackWriter(tmp_path / "pack", {}, identity=identity) as writer:
+            for _ in range(skipped):
+                writer.skip("skipped a.png: empty file")
+
+    with pytest.raises(NkfError, match=r"pack: the source holds no readable image to pack$"):
+        write()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("identity", [None, IDENTITY])
+def test_names_twice_in_a_split_are_refused(tmp_path: Path, identity: Mapping[str, Any] | None) -> None:
+    def write() -> None:
+        with PackWriter(tmp_path / "pack", {}, identity=identity) as writer:
+            for number, name, split in [(0, "0", "train"), (1, "0", "train"), (2, "1", "test"), (3, "1", "test")]:
+                writer.add(sample(number, name=f"{name}.png", split=split))
+
+    with pytest.raises(NkfError, match=r"pack: 2 names come twice in a split, such as test/1\.png$") as caught:
+        write()
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == []
+
+
+def test_a_name_may_come_in_each_split(tmp_path: Path) -> None:
+    with PackWriter(tmp_path / "pack", {}) as writer:
+        for number, split in enumerate(["train", "valid", "test"]):
+            writer.add(sample(number, name="a.png", split=split))
+    assert Pack(tmp_path / "pack").names.tolist() == ["a.png"] * 3
+
+
+@pytest.mark.parametrize("error", [NkfError("broken row"), KeyboardInterrupt(), Killed()])
+def test_error_leaves_nothing_that_cannot_be_gone_on_from(
+    tmp_path: Path, small_parts: None, error: BaseException
+) -> None:
+    with pytest.raises(type(error)):
+        write(tmp_path / "pack", 5, stop=error, identity=None)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [NkfError("broken row"), KeyboardInterrupt(), RuntimeError("bug"), Killed()])
+@pytest.mark.parametrize("count", [2, 5, 6])
+def test_complete_parts_outlive_an_error(tmp_path: Path, small_parts: None, error: BaseException, count: int) -> None:
+    write(tmp_path / "whole", 7)
+    with pytest.raises(type(error)):
+        write(tmp_path / "pack", count, stop=error)
+    assert names(tmp_path) == ["pack.partial", "whole"]
+    with PackWriter(tmp_path / "pack", {"dataset": "made up"}, identity=IDENTITY) as writer:
+        assert writer.notes.consumed == count // 2 * 2
+        assert [len(table) for table in writer.written()] == [2] * (count // 2)
+        for number in range(writer.notes.consumed, 7):
+            writer.add(sample(number))
+    assert sha256(tmp_path / "pack") == sha256(tmp_path / "whole")
+    assert names(tmp_path) == ["pack", "whole"]
+
+
+def test_error_before_the_first_part_is_complete(tmp_path: Path, small_parts: None) -> None:
+    with pytest.raises(NkfError, match=r"^broken row$"):
+        write(tmp_path / "pack", 1, stop=NkfError("broken row"))
+    assert names(tmp_path) == []
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "pack", 1, stop=KeyboardInterrupt())
+    assert names(tmp_path) == ["pack.partial"]
+
+
+def test_notes_add_up_over_the_runs(tmp_path: Path, small_parts: None) -> None:
+    def run(stop: bool) -> None:
+        with PackWriter(tmp_path / "pack", {}, identity=IDENTITY) as writer:
+            if not writer.notes.consumed:
+                writer.skip("skipped a")
+                writer.add(sample(0))
+                writer.drop(pixels_md5="12", label="fear", votes=None)
+                writer.add(sample(1))
+            assert writer.notes.consumed == 4
+            if stop:
+                writer.skip("skipped and forgotten")
+                raise KeyboardInterrupt
+            writer.skip("skipped b")
+            writer.drop(pixels_md5="34", label=None, votes=[1] * 10)
+            assert writer.notes.consumed == 6
+            assert writer.notes.skipped == ["skipped a", "skipped b"]
+            assert writer.notes.dropped == [
+                {"pixels_md5": "12", "label": "fear", "votes": None},
+                {"pixels_md5": "34", "label": None, "votes": [1] * 10},
+            ]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stop=True)
+    run(stop=False)
+    assert len(Pack(tmp_path / "pack")) == 2
+
+
+def test_another_import_may_not_go_on(tmp_path: Path, small_parts: None) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "pack", 5, stop=KeyboardInterrupt())
+    before = sha256(tmp_path / "pack.partial")
+    message = (
+        r"pack\.partial: holds another import that was interrupted; "
+        r"finish that with the same command, or remove the folder$"
+    )
+    with pytest.raises(NkfError, match=message) as caught:
+        write(tmp_path / "pack", 5, identity={"source": "another"})
+    assert "\n" not in str(caught.value)
+    assert sha256(tmp_path / "pack.partial") == before
+    write(tmp_path / "pack", 5)  # the first one may
+
+
+def test_without_an_identity_a_writer_starts_anew(tmp_path: Path, small_parts: None) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "pack", 5, stop=KeyboardInterrupt())
+    (tmp_path / "pack.partial" / "index").mkdir()
+    write(tmp_path / "pack", 3, identity=None)
+    write(tmp_path / "fresh", 3, identity=None)
+    assert sha256(tmp_path / "pack") == sha256(tmp_path / "fresh")
+
+
+def test_a_second_writer_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    program = """
+        import sys
+        from pathlib import Path
+        from nkf.data.pack_writer import PackWriter
+        from nkf.errors import NkfError
+        try:
+            with PackWriter(Path(sys.argv[1]), {}, identity={"source": "made up"}):
+                print("inside")
+        except NkfError as error:
+            print(error)
+    """
+    with PackWriter(tmp_path / "pack", {}, identity=IDENTITY) as writer:
+        writer.add(sample(0))
+        done = run_child(program, tmp_path / "pack", check=True)
+        assert done.stdout.decode() == (
+            f"{tmp_path / 'pack'}: another import is writing this pack; wait for it, or name another\n"
+        )
+        with (
+            pytest.raises(NkfError, match=r"pack: another import is writing this pack; wait for it, or name another$"),
+            PackWriter(tmp_path / "pack", {}),
+        ):
+            pytest.fail("the block must not run")
+        writer.add(sample(1))
+    assert [Pack(tmp_path / "pack").image_bytes(row) for row in range(2)] == [png(0), png(1)]
+    assert names(tmp_path) == ["pack"]
+
+
+def run_child(program: str, path: Path, *, check: bool = False) -> "subprocess.CompletedProcess[bytes]":
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", textwrap.dedent(program), str(path)]
+    return subprocess.run(command, input=png(0), env=environment, check=check, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize("identity", [None, IDENTITY])
+def test_killed_in_the_middle(tmp_path: Path, identity: Mapping[str, Any] | None) -> None:
+    program = f"""
+        import os, signal, sys
+        from pathlib import Path
+        from nkf.data import pack_writer
+        from nkf.data.pack import Sample
+        pack_writer.PART_ROWS = 2
+        data = sys.stdin.buffer.read()
+        with pack_writer.PackWriter(Path(sys.argv[1]), {{}}, identity={identity!r}) as writer:
+            for number in range(3):
+                writer.add(Sample(f"{{number}}.png", "train", data + bytes([number])))
+            writer._images.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    path = tmp_path / "pack"
+    assert run_child(program, path).returncode == -signal.SIGKILL
+    assert names(tmp_path) == ["pack.partial"]
+    assert (path.with_name("pack.partial") / "images-00000.bin").stat().st_size == 3 * (len(png(0)) + 1)
+    with PackWriter(path, {}, identity=identity) as writer:
+        assert writer.notes.consumed == (2 if identity else 0)
+        writer.add(sample(7))
+    pack = Pack(path)
+    assert pack.names.tolist() == (["0.png", "1.png"] if identity else []) + ["7.png"]
+    assert pack.image_bytes(len(pack) - 1) == png(7)
+    assert names(tmp_path) == ["pack"]
+
+
+def test_two_faces_of_one_photo_share_their_bytes(tmp_path: Path) -> None:
+    photo = png(1)
+    with PackWriter(tmp_path / "pack", {}) as writer:
+        for number, data in enumerate([png(0), photo, photo, photo, png(2), photo]):
+            box_xyxy = np.array([number, 0, number + 1, 1], np.float32)
+            writer.add(sample(number, image_bytes=data, box_xyxy=box_xyxy))
+    pack = Pack(tmp_path / "pack")
+    offset, length = pack.column("offset"), pack.column("length")
+    assert offset[1] == offset[2] == offset[3] == len(png(0))
+    assert len({*offset.tolist()}) == 4
+    assert [pack.image_bytes(row) for row in range(6)] == [png(0), photo, photo, photo, png(2), photo]
+    assert (tmp_path / "pack" / "images-00000.bin").stat().st_size == len(png(0) + photo + png(2) + photo)
+    assert length.tolist() == [len(png(0)), *[len(photo)] * 3, len(png(2)), len(photo)]
+    assert pack.column("box_xyxy")[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_picture_that_a_caller_has_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Picture.decode(png(0), "a.png")
+    assert picture.bytes_md5 == hashlib.md5(png(0)).hexdigest()
+    assert picture.image_rgb.shape == (8, 6, 3)
+    monkeypatch.setattr(Picture, "decode", None)
+    with PackWriter(tmp_path / "pack", {}) as writer:
+        writer.add(sample(0), picture)
+    assert Pack(tmp_path / "pack").column("pixels_md5").tolist() == [picture.pixels_md5]
+
+
+@pytest.mark.parametrize(
+    ("limit", "shards"),
+    [("SHARD_BYTES", [2, 2, 2, 1]), ("PART_BYTES", [7]), ("both", [1] * 7)],
+)
+def test_several_images_files(
+    tmp_path: Path, small_parts: None, limit: str, shards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of images ends with a part, so a limit of one byte makes one for each part."""
+    for name in ("SHARD_BYTES", "PART_BYTES") if limit == "both" else (limit,):
+        monkeypatch.setattr(pack_writer, name, 1)
+    write(tmp_path / "pack", 7)
+    pack = Pack(tmp_path / "pack")
+    assert [pack.image_bytes(row) for row in range(7)] == [png(row) for row in range(7)]
+    assert np.bincount(pack.column("shard")).tolist() == shards
+    described = [
+        {"file": file.name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}
+        for file in sorted((tmp_path / "pack").glob("images-*.bin"))
+    ]
+    assert pack.manifest["shards"] == described
+    assert [shard["file"] for shard in described] == [f"images-{k:05}.bin" for k in range(len(shards))]
+    for first in np.flatnonzero(np.diff(pack.column("shard"), prepend=-1)):
+        assert pack.column("offset")[first] == 0
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+def test_going_on_across_images_files(tmp_path: Path, small_shards: None, count: int) -> None:
+    """What a kill leaves in the file after a full one belongs to no part."""
+    write(tmp_path / "whole", 7)
+    with pytest.raises(Killed):
+        write(tmp_path / "pack", count, stop=Killed())
+    write(tmp_path / "pack", 7)
+    assert sha256(tmp_path / "pack") == sha256(tmp_path / "whole")
+    assert [Pack(tmp_path / "pack").image_bytes(row) for row in range(7)] == [png(row) for row in range(7)]
+
+
+def test_nothing_stays_of_an_images_file_that_is_not_needed_in_the_end(tmp_path: Path, small_shards: None) -> None:
+    with pytest.raises(Killed):
+        write(tmp_path / "pack", 3, stop=Killed())
+    assert (tmp_path / "pack.partial" / "images-00001.bin").exists()
+    with PackWriter(tmp_path / "pack", {}, identity=IDENTITY) as writer:
+        writer.skip("skipped 2.png: gone")
+    assert names(tmp_path / "pack") == ["images-00000.bin", "manifest.json", "rows.arrow"]
+
+
+@pytest.mark.parametrize("damage", ["shorter", "missing"])
+def test_images_that_the_disk_lost_are_told(tmp_path: Path, small_parts: None, damage: str) -> None:
+    with pytest.raises(Killed):
+        write(tmp_path / "pack", 5, stop=Killed())
+    images = tmp_path / "pack.partial" / "images-00000.bin"
+    if damage == "missing":
+        images.unlink()
+    else:
+        os.truncate(images, 100)
+    size = 100 if damage == "shorter" else 0
+    expected = len(b"".join(map(png, range(4))))
+    message = rf"images-00000\.bin: damaged, {size} bytes, expected {expected}; remove .*pack\.partial$"
+    with pytest.raises(NkfError, match=message):
+        write(tmp_path / "pack", 7)
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_killed_while_the_parts_are_joined(
+    tmp_path: Path, small_parts: None, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files that are no longer needed go one by one; a kill between two must not spoil the pack."""
+    write(tmp_path / "whole", 7)
+    unlink = Path.unlink
+    left = [step]
+
+    def killed_at_step(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix != ".partial" and path.name != "lock" and path.with_name("manifest.json").exists():
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed_at_step)
+        if step < 5:  # import.json and four parts
+            with pytest.raises(Killed):
+                write(tmp_path / "pack", 7)
+            assert names(tmp_path) == ["pack.partial", "whole"]
+        else:
+            write(tmp_path / "pack", 7)
+    if step < 5:
+        write(tmp_path / "pack", 7)
+    assert sha256(tmp_path / "pack") == sha256(tmp_path / "whole")
+
+
+def test_files_of_an_unfinished_part_go(tmp_path: Path, small_parts: None) -> None:
+    with pytest.raises(Killed):
+        write(tmp_path / "pack", 3, stop=Killed())
+    (tmp_path / "pack.partial" / "part-00001.arrow.123.partial").write_bytes(b"half")
+    write(tmp_path / "pack", 3)
+    assert names(tmp_path / "pack") == ["images-00000.bin", "manifest.json", "rows.arrow"]
+
+
+def test_columns_of_metadata(tmp_path: Path, small_parts: None) -> None:
+    rows: list[dict[str, Any]] = [
+        {"subject": "Ann", "age": 3, "pose": 0.5, "shape": np.arange(2.0), "known": True},
+        {"subject": None},
+        {},
+        {"age": 4, "shape": np.ones(2), "known": False},
+    ]
+    with PackWriter(tmp_path / "pack", {}) as writer:
+        for number, metadata in enumerate(rows):
+            writer.add(sample(number, metadata=metadata))
+    pack = Pack(tmp_path / "pack")
+    assert pack.metadata_names == ["subject", "age", "pose", "shape", "known"]
+    assert pack.column("subject").tolist() == ["Ann", "", "", ""]
+    np.testing.assert_array_equal(pack.column("age"), [3, np.nan, np.nan, 4])
+    np.testing.assert_array_equal(pack.column("pose"), np.array([0.5, np.nan, np.nan, np.nan], np.float32))
+    np.testing.assert_array_equal(pack.column("shape"), [[0, 1], [np.nan] * 2, [np.nan] * 2, [1, 1]])
+    np.testing.assert_array_equal(pack.column("known"), [1, np.nan, np.nan, 0])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"size": np.ones(2)}, {"size": np.ones(3)}], "inhomogeneous shape|cannot reshape"),
+        ([{}, {"subject": "Ann"}], "no columns for subject"),
+        ([{"age": 3}, {"age": "three"}], "three"),
+    ],
+    ids=["unequal shapes", "unknown column", "another type"],
+)
+def test_metadata_that_fits_no_column_is_a_mistake(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
+    def write() -> None:
+        with PackWriter(tmp_path / "pack", {}) as writer:
+            for number, metadata in enumerate(rows):
+                writer.add(sample(number, metadata=metadata))
+
+    with pytest.raises((ValueError, TypeError), match=message):
+        write()
+    assert names(tmp_path) == []
+
+
+def test_unknown_source_of_landmarks_is_a_mistake(tmp_path: Path) -> None:
+    with PackWriter(tmp_path / "pack", {}) as writer:
+        with pytest.raises(ValueError, match=r"^landmarks_source 'me': not one of "):
+            writer.add(sample(0, landmarks_source="me"))
+        writer.add(sample(1))
+    assert Pack(tmp_path / "pack").names.tolist() == ["1.png"]
+
+
+def test_new_splits_and_more_for_the_manifest_at_the_end(tmp_path: Path, small_parts: None) -> None:
+    def split_by(rows: Table) -> Any:
+        assert len(rows) == 5
+        return np.where(rows.column("name") == "3.png", "valid", rows.column("split"))
+
+    def describe(rows: Table) -> dict[str, Any]:
+        return {"valid": int((rows.column("split") == "valid").sum()), "dataset": "described"}
+
+    with PackWriter(tmp_path / "pack", {"dataset": "made up", "licence": "none"}) as writer:
+        for number in range(5):
+            writer.add(sample(number))
+        writer.split_by, writer.describe = split_by, describe
+        writer.manifest["licence"] = "changed"
+    pack = Pack(tmp_path / "pack")
+    assert pack.splits.tolist() == ["train", "train", "train", "valid", "train"]
+    assert (pack.manifest["valid"], pack.manifest["dataset"], pack.manifest["licence"]) == (1, "described", "changed")
+    assert pack.manifest["images_by_split"] == {"train": 4, "valid": 1}
+    assert pack.manifest["rows_sha256"] == file_sha256(pack.path / "rows.arrow")
+
+
+def test_splits_that_cannot_be_made_leave_nothing(tmp_path: Path, small_parts: None) -> None:
+    def split_by(_: Table) -> Any:
+        raise NkfError("one image cannot be split")
+
+    def write() -> None:
+        with PackWriter(tmp_path / "pack", {}, identity=IDENTITY) as writer:
+            writer.add(sample(0))
+            writer.split_by = split_by
+
+    with pytest.raises(NkfError, match=r"^one image cannot be split$"):
+        write()
+    assert names(tmp_path) == []
+
+
+FULL_DISK = """
+    import resource, sys
+    from pathlib import Path
+    from nkf.data import pack_writer
+    from nkf.data.pack import Sample
+    from nkf.errors import NkfError
+    pack_writer.PART_ROWS = 2
+    data = sys.stdin.buffer.read()
+    try:
+        with pack_writer.PackWriter(Path(sys.argv[1]), {}, identity={"source": "made up"}) as writer:
+            for number in range(1000):
+                if number == 3:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
+                writer.add(Sample(f"{number}.png", "train", data + bytes(AFTER)))
+    except NkfError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(("limit", "after"), [(20_000, 100), (20_000, 9_000), (100, 0)])
+def test_full_disk(tmp_path: Path, limit: int, after: int) -> None:
+    """A limit on the size of files stands for it: images that fit a buffer, that do not, and no space for the rows."""
+    program = FULL_DISK.replace("LIMIT, LIMIT", f"{limit}, {limit}").replace("AFTER", str(after))
+    done = run_child(program, tmp_path / "pack")
+    assert done.stderr.decode() == ""
+    assert done.stdout.decode() == f"{tmp_path / 'pack'}: cannot be written (File too large)\n"
+    assert names(tmp_path) == ["pack.partial"]
+    with PackWriter(tmp_path / "pack", {}, identity=IDENTITY) as writer:  # with more space it goes on
+        rows = writer.notes.consumed
+        assert rows >= 2
+        writer.add(sample(5000))
+    pack = Pack(tmp_path / "pack")
+    expected = [f"{number}.png" for number in range(rows)]
+    assert pack.names.tolist() == [*expected, "5000.png"]
+    assert [pack.image_bytes(row)[: len(png(0))] for row in range(rows)] == [png(0)] * rows
+    assert pack.image_bytes(rows) == png(5000)
+
+
+def test_full_disk_at_the_end_keeps_the_parts(
+    tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TableWriter, "copy", copy)
+        with pytest.raises(NkfError, match=r"pack: cannot be written \(No space left on device\)$"):
+            write(tmp_path / "pack", 5)
+    assert names(tmp_path) == ["pack.partial"]
+    write(tmp_path / "pack", 5, start=5)
+    write(tmp_path / "whole", 5)
+    assert sha256(tmp_path / "pack") == sha256(tmp_path / "whole")
