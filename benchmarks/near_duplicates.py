@@ -1,6 +1,6 @@
 """What the perceptual hash of `nkf.data.similar` finds and what it takes for a copy, on real faces.
 
-    python benchmarks/near_duplicates.py PICTURES ... --out benchmarks/results/near_duplicates.json
+    python benchmarks/near_duplicates.py data/ferplus data/fairface data/faces
 
 Recall: the share of pictures whose harmlessly changed copy is within the distance. False pairs: all pairs of different
 pictures (pixel-identical ones count once) by distance, as they are and with one of the two mirrored; since the sources
@@ -18,7 +18,6 @@ import os
 import platform
 import shlex
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nkf.data.pack import Pack
 from nkf.data.sheets import contact_sheet
 from nkf.data.similar import DEFAULT_DISTANCE, HASH_BITS, near_duplicates, perceptual_hash
-from nkf.images import IMAGE_SUFFIXES, ImageRGB, decode_image
+from nkf.images import ImageRGB
 from nkf.metrics import wilson_interval
 from nkf.progress import track
 
@@ -58,13 +58,9 @@ Pairs = NDArray[np.int64]  # (P, 3): two rows and their distance
 
 
 def pictures(paths: list[Path]) -> list[ImageRGB]:
-    """All pictures of some zip files, as RGB."""
-    found = []
-    for path in paths:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-            found += [decode_image(archive.read(name), name) for name in track(names, path.name, len(names))]
-    return found
+    """All pictures of some packs, as RGB."""
+    packs = [Pack(path) for path in paths]
+    return [pack.image(row) for pack in packs for row in track(range(len(pack)), pack.path.name, len(pack))]
 
 
 def jpeg(quality: int) -> Change:

@@ -80,6 +80,8 @@ def show(
     from nkf.data.show import describe_image, draw_some
     from nkf.data.texts import print_pack
 
+    if sheet is None and (label is not None or (split is not None and name is None)):
+        raise NkfError(f"{'--split' if label is None else '--label'} chooses images to draw; give --sheet FILE with it")
     opened = Pack(pack)
     if name is not None:
         print(describe_image(opened, name, split))

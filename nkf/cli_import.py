@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import tyro
 
 from nkf.commandline import CommandTable
+from nkf.errors import NkfError
 from nkf.progress import track
 from nkf.runtime import Device
 
@@ -302,6 +303,10 @@ def _import_options(common: Common) -> "ImportOptions":
     from nkf.data.importers import ImportOptions, LandmarkWord
     from nkf.finder import LandmarkFinder
 
+    if common.seed < 0:
+        raise NkfError(f"--seed {common.seed}: expected a whole number from 0")
+    if common.crops is not None and common.crops < 1:
+        raise NkfError(f"--crops {common.crops}: expected the side of a crop in pixels, such as 112")
     word = common.landmarks
     words = {name: name for name in get_args(LandmarkWord)}
     return ImportOptions(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,19 +10,23 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nkf.data.counts import differences
 from nkf.data.labels import DROPPED, EXPRESSIONS, LabelRule
 from nkf.data.pack import Pack
-from nkf.errors import NkfError
+from nkf.errors import NkfError, NkfWarning
 from nkf.faces import find_landmarks, to_batch
 from nkf.files import replacing
 from nkf.images import align, whole_box
 from nkf.metrics import confusion_matrix, recall_by_class, wilson_interval
 from nkf.progress import Progress, no_progress
+from nkf.protocols import PROTOCOLS, check_counts
 from nkf.report import draw_confusion, require_matplotlib
 from nkf.runtime import Device, ExpressionModel, LandmarkModel, load_expression_model, load_fan
+from nkf.weights import WeightsInfo
 
 LandmarkSource = Literal["fan", "pack"]
 BATCH = 64
+TOLD_OF_PACK = ("source", "layout", "label_file", "crop", "release", "test_split_is")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,9 @@ class Evaluation:
         accuracy_leakfree: accuracy on images with no pixel-identical copy in the pack's train split; None without one.
         landmarks_missing: images that were scored with the centred crop and the mean shape.
         confusion: counts, ``confusion[true][predicted]`` in the order of `classes`.
+        protocol: that the model was trained under, a name of `nkf.protocols.PROTOCOLS`; None if it does not tell.
+        differences: one line for each count that is not what the dataset, or the protocol, is known to have.
+        pack: what the images and labels are: ``label_file``, ``images``, ``test_split_is`` and so on, where known.
     """
 
     n: int
@@ -54,6 +62,9 @@ class Evaluation:
     accuracy_leakfree_ci95: tuple[float, float] | None
     n_leakfree: int | None
     data: str
+    protocol: str | None
+    differences: tuple[str, ...]
+    pack: dict[str, str]
     schema: int = 1
 
 
@@ -116,9 +127,24 @@ def evaluate(
         else wilson_interval(int(right[leakfree].sum()), int(leakfree.sum())),
         n_leakfree=None if leakfree is None else int(leakfree.sum()),
         data=str(pack.manifest.get("dataset", pack.path.name)),
+        protocol=info.training.get("protocol", {}).get("name"),
+        differences=tuple(_differences(pack, split, rule, info, len(rows))),
+        pack={key: pack.manifest[key] for key in TOLD_OF_PACK if pack.manifest.get(key)},
     )
+    for difference in result.differences:
+        warnings.warn(difference, NkfWarning, stacklevel=2)
     _write(result, out, pack.names[rows], labels, probabilities)
     return result
+
+
+def _differences(pack: Pack, split: str, rule: LabelRule, info: WeightsInfo, count: int) -> list[str]:
+    """Where the images are not those that others report on."""
+    lines = [line for line in differences(pack) if f", {split})" in line and (rule in line or "(label" in line)]
+    trained = info.training.get("protocol", {})
+    protocol = PROTOCOLS.get(trained.get("name", ""))
+    if protocol is not None and split == protocol.test and trained.get("classes") == list(protocol.classes):
+        lines += check_counts(protocol, {split: count})
+    return lines
 
 
 def _labelled_rows(

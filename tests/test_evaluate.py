@@ -1,15 +1,22 @@
 import csv
 import json
+import shutil
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from nkf.data.labels import EXPRESSIONS
+from nkf.data.listing import KnownCount, known_to_json
 from nkf.data.pack import Pack
-from nkf.errors import NkfError
+from nkf.data.split import fold_pack
+from nkf.errors import NkfError, NkfWarning
 from nkf.evaluate import evaluate
 from nkf.metrics import wilson_interval
+from nkf.protocols import PROTOCOLS
 
 
 def test_evaluation_files_follow_the_contract(mini_pack: Path, model_file: Path, tmp_path: Path) -> None:
@@ -85,3 +92,68 @@ def test_pack_without_a_train_split_has_no_leakfree_figure(
     result = evaluate(mini_pack, "valid", tmp_path, model=str(model_file), landmarks="pack", device="cpu")
     assert result.accuracy_leakfree is None
     assert result.n_leakfree is None
+
+
+def copy_with(pack: Path, folder: Path, **manifest: Any) -> Path:
+    """A copy of a pack that says more of itself."""
+    shutil.copytree(pack, folder, ignore=shutil.ignore_patterns("cache"))
+    (folder / "manifest.json").write_text(json.dumps(Pack(pack).manifest | manifest))
+    return folder
+
+
+WHOLE = {"happiness": 8, "sadness": 8}
+VALID = "counts differ from the known mini (majority, valid): "
+KNOWN: list[tuple[dict[Any, dict[str, KnownCount]], list[str]]] = [
+    ({}, []),
+    ({"majority": {"valid": KnownCount(16, WHOLE)}}, []),
+    ({"majority": {"valid": KnownCount(17)}}, [f"{VALID}total 16 not 17"]),
+    ({"majority": {"valid": KnownCount(16, {"happiness": 8, "fear": 8})}}, [f"{VALID}fear 0 not 8"]),
+    ({"majority": {"train": KnownCount(99)}, "argmax8": {"valid": KnownCount(99)}}, []),  # of what is not scored
+]
+
+
+@pytest.mark.parametrize(("known", "expected"), KNOWN)
+def test_counts_that_are_not_the_known_ones_are_told(
+    mini_pack: Path, model_file: Path, tmp_path: Path, known: Any, expected: list[str]
+) -> None:
+    pack = copy_with(mini_pack, tmp_path / "pack", known_counts=known_to_json(known))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = evaluate(pack, "valid", tmp_path, model=str(model_file), landmarks="pack", device="cpu")
+    assert result.differences == tuple(expected)
+    assert [(str(warning.message), warning.category) for warning in caught] == [(line, NkfWarning) for line in expected]
+    assert json.loads((tmp_path / "evaluation.json").read_text())["differences"] == expected
+
+
+def test_it_is_told_what_the_images_and_labels_are(mini_pack: Path, model_file: Path, tmp_path: Path) -> None:
+    told = {"label_file": "label_csv", "crop": "aligned", "release": "second", "test_split_is": "the validation set"}
+    pack = copy_with(mini_pack, tmp_path / "pack", **told, layout="", other="no matter")
+    evaluate(pack, "valid", tmp_path, model=str(model_file), landmarks="pack", device="cpu")
+    saved = json.loads((tmp_path / "evaluation.json").read_text())
+    assert saved["pack"] == {"source": "drawn", **told}
+    assert saved["data"] == "mini"
+    assert (saved["protocol"], saved["differences"]) == (None, [])  # of a model that does not tell
+
+
+SEVEN = EXPRESSIONS[:-1]
+TOO_FEW = "protocol affectnet7: 24 images in test, a complete copy has 3,500"
+
+
+@pytest.mark.parametrize(
+    ("split", "classes", "expected"),
+    [("test", SEVEN, [TOO_FEW]), ("train", SEVEN, []), ("test", ("happiness", "sadness"), [])],
+)
+def test_the_protocol_of_the_model_is_told_with_the_images_it_expects(
+    mini_pack: Path, save_network: Any, tmp_path: Path, split: str, classes: tuple[str, ...], expected: list[str]
+) -> None:
+    """Without contempt, as published; where the model was trained on other classes, no number is expected."""
+    fields = PROTOCOLS["affectnet7"].model_dump(mode="json", exclude={"metric", "expected"})
+    training = {"protocol": fields | {"classes": list(classes)}, "seed": 5}
+    model = save_network("nkf", np.zeros(len(classes), np.float32), classes=classes, training=training)
+    fold, _ = fold_pack(mini_pack, tmp_path / "folds", count=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = evaluate(fold, split, tmp_path / "out", model=str(model), landmarks="pack", device="cpu")
+    assert result.protocol == "affectnet7"
+    assert (result.n, result.seed, result.classes) == (24, 5, classes)
+    assert list(result.differences) == [str(warning.message) for warning in caught] == expected

@@ -5,11 +5,12 @@ import pytest
 
 from nkf.detectors import SCORE_THRESHOLD, WholeImage
 from nkf.errors import NkfError
-from nkf.faces import Face
-from nkf.finder import CANDIDATE_SCORE, FaceFinder, align_face, without_doubles
+from nkf.faces import Face, find_landmarks
+from nkf.finder import CANDIDATE_SCORE, FaceFinder, LandmarkFinder, align_face, without_doubles
 from nkf.geometry import MEAN_SHAPE
+from nkf.images import decode_image, whole_box
 from nkf.quality import QualityLimits
-from nkf.runtime import FoundLandmarks
+from nkf.runtime import FoundLandmarks, load_fan
 
 NOISE = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
 
@@ -93,3 +94,54 @@ def test_align_face_falls_back_to_the_box():
     crop, landmarks = align_face(NOISE, face, 80)
     np.testing.assert_array_equal(crop, NOISE[10:90, 10:90])
     np.testing.assert_allclose(landmarks, 40)
+
+
+BOX, OTHER_BOX = np.array([10, 12, 70, 75], np.float32), np.array([30, 5, 95, 60], np.float32)
+
+
+def no_detector(**_):
+    pytest.fail("the detector is loaded though it is not needed")
+
+
+@pytest.mark.parametrize(
+    ("shows", "boxes", "expected"),
+    [
+        ("face", [None, None], ["whole", "whole"]),
+        ("face", [BOX, None], [BOX, "whole"]),
+        ("face", [None, BOX], ["whole", BOX]),
+        ("photo", [OTHER_BOX, BOX], [OTHER_BOX, BOX]),
+        ("photo", [], []),
+    ],
+)
+def test_landmarks_are_those_of_the_box_or_of_the_whole_face(monkeypatch, fake_package, shows, boxes, expected):
+    monkeypatch.setattr("nkf.finder.FaceFinder", no_detector)
+    images = [NOISE, NOISE[:60, :90]][: len(boxes)]
+    found = LandmarkFinder("cpu")(images, boxes, shows)
+    assert len(found) == len(expected)
+    for points, image, box in zip(found, images, expected, strict=True):
+        box = whole_box(image) if isinstance(box, str) else box
+        wanted = find_landmarks(load_fan(device="cpu"), image, [box]).points_px[0]
+        np.testing.assert_allclose(points, wanted, atol=1e-6)
+
+
+def test_the_largest_face_of_a_photo_counts(monkeypatch, fake_package):
+    faces = [Face([1, 1, 9, 9], 0.9), Face([10, 10, 90, 90], 0.8), Face([60, 1, 99, 40], 0.95)]
+    monkeypatch.setattr("nkf.finder._make_detector", lambda name, device: detector_of(*faces))
+    (points,) = LandmarkFinder("cpu")([NOISE], [None], "photo")
+    wanted = find_landmarks(load_fan(device="cpu"), NOISE, [faces[1].box_xyxy]).points_px[0]
+    np.testing.assert_allclose(points, wanted, atol=1e-6)
+
+
+def test_photos_without_a_face_have_no_landmarks(fake_package, portrait_path):
+    """Our own detector, loaded once for all photos."""
+    portrait = decode_image(portrait_path.read_bytes(), "portrait")
+    plain = np.full((120, 160, 3), 128, np.uint8)
+    found = LandmarkFinder("cpu")([plain, portrait, portrait, plain], [None, None, [200, 70, 260, 170], None], "photo")
+    assert [points is not None for points in found] == [False, True, True, False]
+    assert found[1].shape == (68, 2)
+    np.testing.assert_allclose(found[1].mean(axis=0), [225, 120], atol=25)  # where her face is
+
+
+def test_what_no_landmarks_fit_on_has_none(monkeypatch, fake_package):
+    monkeypatch.setattr("nkf.finder.face_probability", lambda score, spread: 0.6)
+    assert LandmarkFinder("cpu")([NOISE, NOISE], [None, BOX], "face") == [None, None]

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nkf.data.counts import ClassCounts, count_rows, find_leaks
-from nkf.data.importers import THREADS, differences
+from nkf.data.counts import ClassCounts, count_rows, differences, find_leaks
 from nkf.data.labels import DROPPED, EXPRESSIONS
 from nkf.data.listing import SPLITS
 from nkf.data.pack import Pack
-from nkf.data.pack_writer import Picture
+from nkf.data.pack_writer import THREADS, Picture
 from nkf.data.sheets import contact_sheet
 from nkf.data.similar import near_duplicates, perceptual_hash
 from nkf.errors import NkfError
@@ -86,7 +85,8 @@ def check_pack(
         if out.exists() and not out.is_dir():
             raise NkfError(f"{out}: a file, expected a folder for the results")
     pack, others = Pack(path), [Pack(other) for other in against]
-    report = CheckReport(str(path), len(pack), pack.manifest["images_by_split"], count_rows(pack.table))
+    by_split = {split: int((pack.splits == split).sum()) for split in SPLITS if split in pack.splits}
+    report = CheckReport(str(path), len(pack), by_split, count_rows(pack.table))
     names = np.char.add(np.char.add(pack.splits, "/"), pack.names)
     report.problems += _damaged_files(pack) + differences(pack)
     digests = _digest(pack, report, names, progress)
@@ -104,7 +104,7 @@ def check_pack(
 
 def _damaged_files(pack: Pack) -> list[str]:
     expected = {"rows.arrow": pack.manifest.get("rows_sha256")}
-    expected |= {shard["file"]: shard["sha256"] for shard in pack.manifest.get("shards", [])}
+    expected |= {shard["file"]: shard.get("sha256") for shard in pack.manifest.get("shards", [])}
     damaged = []
     for name, digest in expected.items():
         file = pack.path / name
@@ -262,8 +262,10 @@ def _write(pack: Pack, report: CheckReport, out: Path, names: NDArray[np.str_]) 
             )
     position = {name: row for row, name in enumerate(names.tolist())}
     near = [position[name] for kind, *pair in report.pairs if kind == "similar" for name in pair]
+    file = out / "sheet-near-duplicates.png"
+    file.unlink(missing_ok=True)  # of an earlier check
     if near:
-        file, title = out / "sheet-near-duplicates.png", f"{len(near) // 2:,} pairs that are nearly the same"
+        title = f"{len(near) // 2:,} pairs that are nearly the same"
         draw_sheet(pack, near[: 2 * SHEET_FACES], file, title=title, overlays=False)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nkf.data.labels import EXPRESSIONS, LabelRule
-from nkf.data.listing import SPLITS, KnownCounts, LabelSource
-from nkf.data.pack import class_numbers
+from nkf.data.listing import SPLITS, KnownCounts, LabelSource, known_from_json
+from nkf.data.pack import Pack, class_numbers
 from nkf.data.tables import Table
 from nkf.errors import NkfError
 
@@ -119,6 +119,14 @@ def officially(counts: ClassCounts, *, carved: bool) -> ClassCounts:
             for split, classes in splits.items()
         )
     )
+
+
+def differences(pack: Pack) -> list[str]:
+    """Where the counts of a pack are not those that are known of its dataset, one line for each rule and split."""
+    manifest = pack.manifest
+    counts = officially(count_rows(pack.table), carved=bool(manifest.get("valid_carved")))
+    counts = add_counts(counts, manifest.get("counts_not_in_pack", {}))
+    return compare_counts(manifest.get("dataset", "dataset"), known_from_json(manifest.get("known_counts", {})), counts)
 
 
 def read_md5_list(path: Path) -> frozenset[str]:

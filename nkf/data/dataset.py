@@ -16,6 +16,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from nkf.data.pack import Pack
+from nkf.files import replacing
 from nkf.geometry import CROP_TEMPLATE, MEAN_SHAPE, Points, box_transform, transform_points
 from nkf.images import ImageRGB, align, warp_similarity, whole_box
 from nkf.progress import Progress, no_progress
@@ -110,8 +111,11 @@ def cache_folder(pack: Pack) -> Path:
 
 def _cut_crops(pack: Pack, kind: CropKind, size: int, images: Path, landmarks: Path, progress: Progress) -> None:
     """Cut all crops into files that get their names when they are whole."""
-    partial, moved, done = (file.with_suffix(".partial") for file in (images, landmarks, images.with_suffix(".done")))
-    start = int(done.read_text()) if done.exists() else 0
+    partial, moved = (file.with_suffix(".partial") for file in (images, landmarks))
+    done = images.with_suffix(".done")  # how many rows are cut
+    start = int(done.read_text()) if done.exists() and partial.exists() and moved.exists() else 0
+    if not start:
+        done.unlink(missing_ok=True)  # it would tell of files that are replaced now
     mode: Literal["r+", "w+"] = "r+" if start else "w+"
     crops = np.lib.format.open_memmap(partial, mode, np.uint8, (len(pack), size, size, 3))
     points = np.lib.format.open_memmap(moved, mode, np.float32, (len(pack), *MEAN_SHAPE.shape))
@@ -119,7 +123,8 @@ def _cut_crops(pack: Pack, kind: CropKind, size: int, images: Path, landmarks: P
         known = pack.landmarks_px[row]
         crops[row], points[row] = _cut(pack.image(row), known if np.isfinite(known).all() else None, kind, size)
         if row % CHECKPOINT_ROWS == CHECKPOINT_ROWS - 1:
-            done.write_text(str(row + 1))
+            with replacing(done) as file:
+                file.write_text(str(row + 1))
     crops.flush()
     points.flush()
     moved.replace(landmarks)

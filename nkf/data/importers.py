@@ -19,24 +19,22 @@ from numpy.typing import NDArray
 from nkf import __version__
 from nkf.data.counts import (
     ImportReport,
-    add_counts,
-    compare_counts,
     count_classes,
     count_rows,
+    differences,
     find_leaks,
-    officially,
     read_md5_list,
     votes_of,
 )
 from nkf.data.groups import linked_rows
-from nkf.data.index import Index, known_from_json, known_to_json, metadata_columns, write_index
+from nkf.data.index import Index, metadata_columns, write_index
 from nkf.data.labels import VOTE_COLUMNS
-from nkf.data.listing import Entry, Listing
+from nkf.data.listing import Entry, Listing, known_to_json
 from nkf.data.pack import Pack, Sample, class_numbers
-from nkf.data.pack_writer import Notes, PackWriter, Picture
+from nkf.data.pack_writer import THREADS, Notes, PackWriter, Picture
 from nkf.data.sources import Source, open_source
 from nkf.data.splitting import stratified_groups
-from nkf.data.tables import Table
+from nkf.data.tables import Columns, Table
 from nkf.data.teacher import TeacherLandmarks
 from nkf.errors import ImageError, NkfError
 from nkf.geometry import Points
@@ -44,7 +42,6 @@ from nkf.images import ImageRGB
 from nkf.progress import Progress, no_progress
 
 READ_AHEAD = 64  # images in memory at once
-THREADS = 4  # Pillow decodes and hashlib digests outside Python's lock; reading waits for the disk
 
 ListDataset = Callable[[Source], Listing]
 LandmarkWord = Literal["auto", "dataset", "search", "none"]
@@ -93,7 +90,9 @@ class ImportOptions:
     def identity(self) -> dict[str, Any]:
         """What has to be the same for an import to go on."""
         names = ("landmarks", "drop_leaks", "leak_md5", "valid_share", "seed", "licence")
-        return {name: str(getattr(self, name)) for name in names} | {"searches": self.find_faces is not None}
+        files = [_stamp(file) for file in (self.landmarks, self.leak_md5) if isinstance(file, Path)]
+        told = {name: str(getattr(self, name)) for name in names}
+        return told | {"searches": self.find_faces is not None, "files": files}
 
 
 def import_dataset(
@@ -122,14 +121,16 @@ def import_dataset(
         raise NkfError(f"valid_share {options.valid_share}: expected a share from 0 to below 1")
     listed = read_md5_list(options.leak_md5) if options.leak_md5 else frozenset()
     teacher = TeacherLandmarks(options.landmarks) if isinstance(options.landmarks, Path) else None
-    identity = {"source": str(source.resolve()), "reader": _describe(list_dataset), "nkf": __version__}
+    if options.landmarks == "search" and options.find_faces is None:
+        raise ValueError("landmarks 'search' needs find_faces")
+    identity = {"source": _stamp(source), "reader": _describe(list_dataset), "nkf": __version__}
     with open_source(source) as files, PackWriter(out, {}, identity=identity | options.identity()) as pack:
         if not Index.exists(pack.partial):
             write_index(list_dataset(files), pack.partial, progress, files.warnings)
         index = Index(pack.partial)
         if options.valid_share and index.count("valid"):
             raise NkfError(f"{source}: has a valid split of its own; leave out valid_share")
-        pack.metadata = metadata_columns(index.listing) | (teacher.columns() if teacher else {})
+        pack.metadata = _metadata(index.listing, teacher)
         importer = _Importer(files, pack, index.listing.shows, options, teacher, listed)
         importer.run(index, progress)
         if options.valid_share:
@@ -228,6 +229,19 @@ class _Importer:
         )
 
 
+def _stamp(path: Path) -> list[str | int]:
+    """What tells whether a file is still the same: a folder's time says nothing about what lies deep in it."""
+    known = path.stat() if path.is_file() else None
+    return [str(path.resolve()), *([known.st_size, known.st_mtime_ns] if known else [])]
+
+
+def _metadata(listing: Listing, teacher: TeacherLandmarks | None) -> Columns:
+    own, taught = metadata_columns(listing), teacher.columns() if teacher else {}
+    if teacher and own.keys() & taught.keys():
+        raise NkfError(f"{teacher.path}: tells {', '.join(own.keys() & taught.keys())}, as the dataset itself does")
+    return own | taught
+
+
 def _describe(list_dataset: ListDataset) -> str:
     if isinstance(list_dataset, partial):
         options = ", ".join(f"{name}={value!r}" for name, value in sorted(list_dataset.keywords.items()))
@@ -251,11 +265,10 @@ def _manifest(listing: Listing, source: Path, options: ImportOptions, notes: Not
     splits = ["train"] * len(gone) + [split for split, _ in listing.uncounted]
     gone += [votes.tolist() for _, votes in listing.uncounted]
     labels += [""] * len(listing.uncounted)
-    return {
+    manifest = {
         "dataset": listing.dataset,
         "source": source.resolve().name,
         "licence": options.licence or listing.licence,
-        **listing.details,
         "shows": listing.shows,
         "landmarks": "teacher" if isinstance(options.landmarks, Path) else options.landmarks,
         "valid_carved": {"share": options.valid_share, "seed": options.seed} if options.valid_share else None,
@@ -265,6 +278,8 @@ def _manifest(listing: Listing, source: Path, options: ImportOptions, notes: Not
         "known_counts": known_to_json(listing.known),
         "counts_not_in_pack": count_classes(np.array(splits, str), votes_of(gone), np.array(labels, str)),
     }
+    assert not manifest.keys() & listing.details.keys(), "a detail must not replace what every manifest says"
+    return manifest | listing.details
 
 
 def _describe_rows(rows: Table, *, listed: frozenset[str], dropped: Sequence[str]) -> dict[str, Any]:
@@ -272,14 +287,6 @@ def _describe_rows(rows: Table, *, listed: frozenset[str], dropped: Sequence[str
     found = int((rows.column("landmarks_source") != "none").sum())
     landmarks = {"landmarks_found": found, "landmarks_missing": len(rows) - found}
     return {"counts": count_rows(rows), "leaks_found": leaks, **landmarks}
-
-
-def differences(pack: Pack) -> list[str]:
-    """Where the counts of a pack are not those that are known of its dataset, one line for each rule and split."""
-    manifest = pack.manifest
-    counts = officially(count_rows(pack.table), carved=bool(manifest.get("valid_carved")))
-    counts = add_counts(counts, manifest.get("counts_not_in_pack", {}))
-    return compare_counts(manifest.get("dataset", "dataset"), known_from_json(manifest.get("known_counts", {})), counts)
 
 
 def _report(pack: Pack, warnings: Sequence[str]) -> ImportReport:

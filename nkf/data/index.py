@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from nkf.data.labels import EXPRESSIONS, VOTE_COLUMNS
-from nkf.data.listing import SPLITS, Entry, KnownCount, KnownCounts, Listing, MetadataType
-from nkf.data.pack import COLUMNS
+from nkf.data.listing import SPLITS, Entry, Listing, MetadataType, known_from_json, known_to_json
+from nkf.data.pack import COLUMNS, refuse_doubles
 from nkf.data.tables import Columns, ColumnType, Table, TableWriter
 from nkf.errors import NkfError
 from nkf.files import replacing
@@ -70,6 +70,8 @@ def write_index(listing: Listing, folder: Path, progress: Progress, warnings: Se
         "known": known_to_json(listing.known),
         "uncounted": [(split, votes.tolist()) for split, votes in listing.uncounted],
     }
+    for split in ORDER:
+        refuse_doubles(np.char.add(f"{split}/", Table(_file(folder, split)).column("name")), listing.dataset)
     with replacing(folder / "index-done.json") as partial:
         partial.write_text(json.dumps(content))
 
@@ -123,22 +125,6 @@ def metadata_columns(listing: Listing) -> dict[str, ColumnType]:
     if clash:
         raise NkfError(f"{listing.dataset}: a metadata column cannot be called {', '.join(clash)}")
     return {name: _column_type(kind) for name, kind in listing.metadata.items()}
-
-
-def known_to_json(known: KnownCounts) -> dict[str, Any]:
-    """Counts to compare with, for a manifest."""
-    return {
-        how: {split: {"total": count.total, "by_class": dict(count.by_class)} for split, count in splits.items()}
-        for how, splits in known.items()
-    }
-
-
-def known_from_json(content: Any) -> KnownCounts:
-    """Counts to compare with, as a manifest holds them."""
-    return {
-        how: {split: KnownCount(count["total"], count["by_class"]) for split, count in splits.items()}
-        for how, splits in content.items()
-    }
 
 
 def _column_type(kind: MetadataType) -> ColumnType:

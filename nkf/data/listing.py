@@ -101,3 +101,19 @@ class Listing:
     left_out: Counter[str] = field(default_factory=Counter)
     uncounted: list[tuple[str, NDArray[np.uint8]]] = field(default_factory=list)
     total: int | None = None
+
+
+def known_to_json(known: KnownCounts) -> dict[str, Any]:
+    """Counts to compare with, for a manifest."""
+    return {
+        how: {split: {"total": count.total, "by_class": dict(count.by_class)} for split, count in splits.items()}
+        for how, splits in known.items()
+    }
+
+
+def known_from_json(content: Any) -> KnownCounts:
+    """Counts to compare with, as a manifest holds them."""
+    return {
+        how: {split: KnownCount(count["total"], count["by_class"]) for split, count in splits.items()}
+        for how, splits in content.items()
+    }

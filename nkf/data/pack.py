@@ -173,8 +173,17 @@ class Pack:
     def _places(self) -> NDArray[np.int64]:
         return np.stack([self.column(name) for name in ("shard", "offset", "length")], axis=1)
 
+    def __reduce__(self) -> tuple[type["Pack"], tuple[Path]]:
+        """Another process opens the pack anew."""
+        return Pack, (self.path,)
+
+    @property
+    def shard_files(self) -> list[Path]:
+        """The image files; their names are those of the format, whatever a manifest says."""
+        return [self.path / shard_name(number) for number in range(len(self.manifest.get("shards", [])))]
+
     def _map_shard(self, number: int) -> NDArray[np.uint8]:
-        file = self.path / f"images-{number:05}.bin"
+        file = self.path / shard_name(number)
         try:
             expected = self.manifest["shards"][number]["bytes"]
         except (LookupError, TypeError) as error:
@@ -197,6 +206,19 @@ class Pack:
     def image(self, row: int) -> ImageRGB:
         """Decode one row: (H, W, 3) uint8, upright."""
         return decode_image(self.image_bytes(row), f"{self.path}: {self.names[row]}")
+
+
+def refuse_doubles(names: NDArray[np.str_], where: str) -> None:
+    """Raise `NkfError` where a name comes twice."""
+    unique, counts = np.unique(names, return_counts=True)
+    doubled = unique[counts > 1]
+    if len(doubled):
+        raise NkfError(f"{where}: {len(doubled)} names come twice in a split, such as {doubled[0]}")
+
+
+def shard_name(number: int) -> str:
+    """File of the images of one shard."""
+    return f"images-{number:05}.bin"
 
 
 def class_numbers(votes: NDArray[np.uint8], labels: NDArray[np.str_], rule: LabelRule) -> NDArray[np.int64]:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from nkf import __version__
 from nkf.data.labels import EXPRESSIONS
 from nkf.data.listing import SPLITS
-from nkf.data.pack import COLUMNS, LANDMARK_SOURCES, MANIFEST_SCHEMA, Sample, pixels_md5
+from nkf.data.pack import COLUMNS, LANDMARK_SOURCES, MANIFEST_SCHEMA, Sample, pixels_md5, refuse_doubles, shard_name
 from nkf.data.tables import Columns, ColumnType, Table, TableWriter, require_pyarrow
 from nkf.errors import NkfError
 from nkf.files import file_sha256, replacing
@@ -37,6 +37,7 @@ from nkf.images import ImageRGB, decode_image
 PART_ROWS = 2048  # what a kill costs at most: seconds without landmarks, half a minute with
 PART_BYTES = 256 << 20
 SHARD_BYTES = 1 << 30
+THREADS = 4  # to decode with: Pillow and hashlib work outside Python's lock, and reading waits for the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ class PackWriter:
         return place
 
     def _shard_file(self, number: int) -> Path:
-        return self.partial / f"images-{number:05}.bin"
+        return self.partial / shard_name(number)
 
     def _end_part(self) -> None:
         """Write the rows since the last part; from then on they survive a kill."""
@@ -281,24 +282,23 @@ class PackWriter:
             shard.unlink(missing_ok=True)
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        done = False
+        nothing_to_go_on_from = self._identity is None
         try:
             self._close_shard_and_part(kind)
             if kind is None:
                 self._finish()
-                done = True
+                with self._writing():
+                    self.partial.rename(self.path)  # with the lock in it, so that nobody takes it for unfinished
+                (self.path / "lock").unlink(missing_ok=True)
+            else:
+                nothing_to_go_on_from |= issubclass(kind, NkfError) and not self.parts
         except NkfError as error:
-            if not isinstance(error.__cause__, OSError):  # the pack is refused, and would be again
-                shutil.rmtree(self.partial, ignore_errors=True)
+            nothing_to_go_on_from |= not isinstance(error.__cause__, OSError)  # refused, as it would be again
             raise
         finally:
+            if nothing_to_go_on_from:
+                shutil.rmtree(self.partial, ignore_errors=True)
             self._held.release()
-            if done:
-                (self.partial / "lock").unlink(missing_ok=True)
-                with self._writing():
-                    self.partial.rename(self.path)
-            elif self._identity is None or (not self.parts and kind is not None and issubclass(kind, NkfError)):
-                shutil.rmtree(self.partial, ignore_errors=True)  # there is nothing to go on from
 
     def _close_shard_and_part(self, kind: type[BaseException] | None) -> None:
         try:
@@ -342,12 +342,7 @@ def resplit(rows: Path, columns: Columns, splits: Sequence[str] | NDArray[np.str
 
 def check_names(rows: Table, path: Path) -> None:
     """Refuse a pack in which a name comes twice in one split."""
-    names = np.char.add(np.char.add(rows.column("split"), "/"), rows.column("name"))
-    unique, counts = np.unique(names, return_counts=True)
-    if (counts > 1).any():
-        raise NkfError(
-            f"{path}: {int((counts > 1).sum())} names come twice in a split, such as {unique[counts > 1][0]}"
-        )
+    refuse_doubles(np.char.add(np.char.add(rows.column("split"), "/"), rows.column("name")), str(path))
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

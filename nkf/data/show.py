@@ -47,6 +47,8 @@ def draw_some(
         raise NkfError(f"label {label!r}: choose one of {', '.join(EXPRESSIONS)}")
     if count < 1:
         raise NkfError(f"count {count}: expected at least 1")
+    if seed < 0:
+        raise NkfError(f"seed {seed}: expected a whole number from 0")
     rows = np.arange(len(pack)) if name is None else _named(pack, name, split)
     if split is not None:
         rows = rows[pack.splits[rows] == split]

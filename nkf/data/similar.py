@@ -1,6 +1,12 @@
 """Near-duplicate face pictures: a perceptual hash, and the search for close hashes in different splits.
 
-The hash is the signs of the 128 lowest frequencies of the picture's cosine transform. @@FIGURES@@
+The hash is the signs of the 128 lowest frequencies of the picture's cosine transform. Measured on 21 November 2026 on
+51,808 different face photos (benchmarks/near_duplicates.py): up to distance 16, all copies of JPEG quality 50 to 90,
+at half the size, grey, or 20 % darker or lighter are found (99.9 % or more), 98 % of those with up to 2 % cropped off
+each border, 81 % with up to 3 %, and 16 % with the full 3 % off all of them. Of the 1,522 pairs that close, four were
+seen to be different photos, 0.8 in 10,000 pictures; at distance 17 it is six, at 18 nine. Where false pairs with a
+mirrored picture (those that are mirrored copies left out) are at most 1 in 10,000 pictures, which is at distance 18
+here, 89 % of the crops of up to 3 % are found; a difference hash finds 44 % with 128 bits, and 91 % with 242.
 """
 
 from collections.abc import Iterator

@@ -78,14 +78,14 @@ class FolderSource:
         self._left_out: set[str] = set()
 
     def children(self, folder: str = "") -> Children:
-        folders, files = [], []
+        folders, files, unprintable = [], [], []
         try:
             with os.scandir(self.path / folder) as entries:
                 for entry in entries:
                     if _is_hidden(entry.name):
                         continue
                     if not entry.name.isprintable():
-                        self._leave_out(join(folder, entry.name))
+                        unprintable.append(join(folder, entry.name))
                     elif entry.is_dir():
                         folders.append(entry.name)
                     else:
@@ -93,6 +93,8 @@ class FolderSource:
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
                 raise NkfError(f"{self.path / folder}: {error.strerror}") from error
+        for name in sorted(unprintable):
+            self._leave_out(name)
         return Children(sorted(folders), sorted(files))
 
     def _leave_out(self, name: str) -> None:

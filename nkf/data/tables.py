@@ -108,6 +108,8 @@ class Table:
             self.columns: dict[str, ColumnType] = {
                 field.name: _column_type(field.type) for field in self._reader.schema
             }
+            for batch in self.batches():  # otherwise changed bytes could crash the process
+                batch.validate(full=True)
             self._starts = np.cumsum([0, *(batch.num_rows for batch in self.batches())])
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise NkfError(f"{path}: damaged table ({str(error).splitlines()[0]})") from error
@@ -178,7 +180,7 @@ def _to_arrow(values: list[Any], kind: ColumnType) -> Any:
             values = [int(value) if isinstance(value, bool) else value for value in values]
         return pa.array(values, _arrow_type(kind), from_pandas=False)
     dtype, size = kind
-    flat = np.asarray(values, dtype).reshape(len(values), size).ravel()
+    flat = np.array([np.ravel(value) for value in values], dtype).reshape(len(values), size).ravel()
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), size)
 
 

@@ -57,7 +57,7 @@ def print_pack(pack: Pack) -> None:
     manifest = pack.manifest
     size = sum(shard["bytes"] for shard in manifest["shards"])
     print(f"{pack.path}: {manifest.get('dataset', 'a dataset')}, {len(pack):,} images, {size / 1e6:,.1f} MB")
-    shown = ("source", "layout", "label_file", "release", "protocol", "test_split_is", "licence", "nkf_version")
+    shown = ("source", "layout", "label_file", "crop", "release", "protocol", "test_split_is", "licence", "nkf_version")
     for key in shown:
         if manifest.get(key):
             print(f"{key.replace('_', ' ')}: {manifest[key]}")
@@ -99,5 +99,6 @@ def print_check(report: CheckReport) -> None:
         print("wrong:", problem)
     for warning in report.warnings:
         print("warning:", warning)
-    verdict = f"{len(report.problems)} things are wrong" if report.problems else "nothing is wrong"
+    wrong = len(report.problems)
+    verdict = f"{wrong} things are wrong" if wrong > 1 else "1 thing is wrong" if wrong else "nothing is wrong"
     print(f"{report.pack}: {report.images:,} images checked, {verdict}")

@@ -85,12 +85,13 @@ def test_walk_below_a_folder(tmp_path: Path, make: Make) -> None:
 
 
 def test_unprintable_names_in_a_folder_are_left_out_and_told_once(tmp_path: Path) -> None:
-    make_folder(tmp_path / "source", FILES | {"a/two\nlines.png": b"x", "bell\a/1.png": b"x"})
+    make_folder(tmp_path / "source", FILES | {"a/two\nlines.png": b"x", "bell\a/1.png": b"x", "a/\t": b"x"})
     with open_source(tmp_path / "source") as source:
         assert list(walk(source)) == ["readme.txt", "a/1.png", "a/b/2.png"]
         assert list(walk(source)) == ["readme.txt", "a/1.png", "a/b/2.png"]
         assert source.warnings == [
             "left out 'bell\\x07': expected a printable name",
+            "left out 'a/\\t': expected a printable name",
             "left out 'a/two\\nlines.png': expected a printable name",
         ]
 

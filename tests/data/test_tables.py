@@ -90,6 +90,21 @@ def test_whole_numbers_stay_whole_where_none_is_missing(tmp_path: Path) -> None:
     assert table.column("integer").dtype == np.int64
 
 
+def test_arrays_of_any_shape_are_flattened(tmp_path: Path) -> None:
+    rows = [{"points": np.array([[1.0], [2.0]])}, {}, {"points": [3, 4]}]
+    table = write(tmp_path / "a.arrow", rows, columns={"points": ("float32", 2)})
+    np.testing.assert_array_equal(table.column("points"), [[1, 2], [np.nan] * 2, [3, 4]])
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (2, 3), (1, 3)])
+def test_an_array_of_another_size_is_a_mistake(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    with (
+        pytest.raises(ValueError, match=r"inhomogeneous shape|cannot reshape"),
+        TableWriter(tmp_path / "a.arrow", {"points": ("float32", 2)}) as table,
+    ):
+        table.write([{"points": np.zeros(size)} for size in sizes])
+
+
 def test_truth_values_are_whole_numbers(tmp_path: Path) -> None:
     table = write(tmp_path / "a.arrow", [{"known": True}, {"known": False}], columns={"known": "integer"})
     assert table.column("known").tolist() == [1, 0]
@@ -201,3 +216,24 @@ def test_a_file_cut_off_anywhere_is_damaged(table: Table) -> None:
         path.write_bytes(data[:length])
         with pytest.raises(NkfError, match="damaged table"):
             Table(path)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_changed_bytes_are_damage_or_other_values(table: Table, seed: int) -> None:
+    """Reading must neither crash nor raise anything else."""
+    random = np.random.default_rng(seed)
+    data = table.path.read_bytes()
+    path = table.path.with_name("changed.arrow")
+    damaged = 0
+    for _ in range(40):
+        changed = np.frombuffer(data, np.uint8).copy()
+        changed[random.integers(0, len(changed), 3)] = random.integers(0, 256, 3)
+        path.write_bytes(changed.tobytes())
+        try:
+            found = Table(path)
+        except NkfError:
+            damaged += 1
+            continue
+        assert [len(found.column(name)) for name in found.columns] == [len(found)] * len(found.columns)
+        assert len(list(found.rows())) == len(found)
+    assert 0 < damaged < 40

@@ -113,7 +113,7 @@ def list_ckplus(source: Source, *, frames: int = 3, neutral: bool = True) -> Lis
     if images and emotions:
         landmarks = _find_folder(source, LANDMARKS)
         sequences = _list_published(source, images, emotions, listing, frames, neutral)
-        listing.details["landmarks"] = "the dataset's active appearance models, 68 points" if landmarks else "none"
+        listing.details["landmarks_are"] = "the dataset's active appearance models, 68 points" if landmarks else "none"
     elif images or emotions:
         raise NkfError(f"{source.path}: has no folder {EMOTIONS if images else IMAGES}; expected {EXPECTED}")
     else:

@@ -76,7 +76,7 @@ def list_expw(source: Source, *, min_confidence: float = 0.0) -> Listing:
         shows="photo",
         details={
             "layout": "whole photos, one box a face",
-            "label": "label.lst",
+            "label_file": "label.lst",
             "min_confidence": f"{min_confidence:g}",
             "protocol": "no official split, all in train; all faces of a photo have to stay in one split",
         },

@@ -39,7 +39,7 @@ def list_jaffe(source: Source) -> Listing:
         shows="photo",
         details={
             "layout": "flat folder",
-            "label": "letters in the file name",
+            "label_file": "letters in the file name",
             "protocol": "no official split, all in train; results are reported leaving one subject out in turn",
         },
         metadata={"subject": "text", "index": "integer"},

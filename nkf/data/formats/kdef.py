@@ -58,7 +58,7 @@ def list_kdef(source: Source, *, angles: tuple[str, ...] = ("S", "HL", "HR", "FL
         shows="photo",
         details={
             "layout": "file names",
-            "label": "letters in the file name",
+            "label_file": "letters in the file name",
             "angles": ", ".join(ANGLE_OF_LETTERS[letters] for letters in taken),
             "protocol": "no official split, all in train; a subject is in both sessions and has to stay in one split",
         },

@@ -91,7 +91,7 @@ def list_rafdb(source: Source, *, images: Literal["aligned", "original", "auto"]
         shows="face" if kind == "aligned" else "photo",
         details={
             "layout": "basic",
-            "images": DETAIL_OF_IMAGES[kind],
+            "crop": DETAIL_OF_IMAGES[kind],
             "label_file": PurePosixPath(label_file).name,
         },
         metadata=METADATA if people else {},

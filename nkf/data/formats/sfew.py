@@ -56,8 +56,8 @@ def list_sfew(source: Source, *, images: SfewImages = "original") -> Listing:
         shows="photo" if images == "original" else "face",
         details={
             "layout": f"class folders in {' and '.join(folders)}",
-            "label": "class folder",
-            "images": images,
+            "label_file": "class folders",
+            "crop": images,
             "test_split_is": "the official Val set",
         },
         known={"label": KNOWN} if images == "original" else {},

@@ -183,7 +183,7 @@ def test_landmarks_of_the_frames_that_have_them(tmp_path: Path) -> None:
     assert [entry.landmarks_px is not None for entry in entries] == [False, True, False, False]
     np.testing.assert_array_equal(entries[1].landmarks_px, [(100 + i, 200 + i) for i in range(68)])
     assert listing.warnings == [f"1 landmark files are not 68 lines of x and y: {folder}_00000004_landmarks.txt"]
-    assert "68 points" in listing.details["landmarks"]
+    assert "68 points" in listing.details["landmarks_are"]
 
 
 @pytest.mark.parametrize("text", ["", "1 2\n", POINTS + "1 2\n", POINTS.replace("e+02", "", 1) + "x", "1 2 3\n" * 68])

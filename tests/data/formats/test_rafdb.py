@@ -77,7 +77,7 @@ def test_aligned_images(read) -> None:
     assert (listing.dataset, listing.shows, listing.total, listing.warnings) == ("rafdb", "face", 3, [])
     assert listing.details == {
         "layout": "basic",
-        "images": "aligned (100x100, official)",
+        "crop": "aligned (100x100, official)",
         "label_file": "list_patition_label.txt",
     }
     assert [(entry.name, entry.split, entry.label) for entry in entries] == [
@@ -108,7 +108,7 @@ def test_age_groups(read, code: int, group: str) -> None:
 
 def test_original_images_with_boxes(read) -> None:
     listing, entries = read(basic(), images="original")
-    assert (listing.shows, listing.details["images"], listing.warnings) == ("photo", "original", [])
+    assert (listing.shows, listing.details["crop"], listing.warnings) == ("photo", "original", [])
     assert [entry.name for entry in entries] == [f"{name}.jpg" for name in NAMES]
     assert entries[1].member == "Image/original/train_00002.jpg"
     assert entries[1].box_xyxy is not None
@@ -118,7 +118,7 @@ def test_original_images_with_boxes(read) -> None:
 
 def test_auto_falls_back_to_original(read) -> None:
     listing, entries = read(without(basic(), "aligned"))
-    assert listing.details["images"] == "original"
+    assert listing.details["crop"] == "original"
     assert len(entries) == 3
 
 
