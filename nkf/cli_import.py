@@ -309,6 +309,8 @@ def _import_options(common: Common) -> "ImportOptions":
         raise NkfError(f"--crops {common.crops}: expected the side of a crop in pixels, such as 112")
     word = common.landmarks
     words = {name: name for name in get_args(LandmarkWord)}
+    if word not in words and not Path(word).exists():
+        raise NkfError(f"--landmarks {word}: neither one of {', '.join(words)}, nor a file")
     return ImportOptions(
         landmarks=words.get(word) or Path(word),
         find_faces=LandmarkFinder(common.device) if word in ("auto", "search") else None,

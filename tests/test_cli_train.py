@@ -70,7 +70,7 @@ def test_import_train_evaluate_export_predict(
         (["export", "none", "--out", "x"], "model 'none': neither a packaged model"),
         (["export", "fan", "--out", "x", "--evaluation", "none.json"], "none.json: not an evaluation.json of nkf"),
         (["data", "import", "ferplus", "none", "x"], "none"),
-        (["data", "import", "rafdb", "a", "b"], "unknown command 'rafdb'"),
+        (["data", "import", "rafdv", "a", "b"], "unknown command 'rafdv'. Perhaps you meant 'rafdb'?"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(
@@ -129,4 +129,4 @@ def test_unlabelled_faces_are_imported_from_a_folder(
     assert "b.jpg" in printed.err
     pack = Pack(tmp_path / "pack")
     assert pack.landmarks_px.shape == (1, 68, 2)
-    assert pack.column("landmarks_source").tolist() == [3]
+    assert pack.column("landmarks_source").tolist() == ["fan"]

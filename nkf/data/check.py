@@ -104,7 +104,8 @@ def check_pack(
 
 def _damaged_files(pack: Pack) -> list[str]:
     expected = {"rows.arrow": pack.manifest.get("rows_sha256")}
-    expected |= {shard["file"]: shard.get("sha256") for shard in pack.manifest.get("shards", [])}
+    told = pack.manifest.get("shards", [])
+    expected |= {file.name: shard.get("sha256") for file, shard in zip(pack.shard_files, told, strict=True)}
     damaged = []
     for name, digest in expected.items():
         file = pack.path / name
@@ -238,8 +239,10 @@ def _check_boxes(pack: Pack, report: CheckReport) -> None:
     boxes = pack.column("box_xyxy")
     size = np.stack([pack.column("width"), pack.column("height")], axis=1)
     outside = (boxes[:, 2:] <= 0).any(axis=1) | (boxes[:, :2] >= size).any(axis=1)  # NaN compares as false
+    outside |= (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
     if outside.any():
-        report.problems.append(f"{int(outside.sum())} boxes lie outside their images: {_some(pack.names[outside])}")
+        names = _some(pack.names[outside])
+        report.problems.append(f"{int(outside.sum())} boxes are empty or outside their images: {names}")
 
 
 def _write(pack: Pack, report: CheckReport, out: Path, names: NDArray[np.str_]) -> None:

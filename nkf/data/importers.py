@@ -121,6 +121,8 @@ def import_dataset(
         raise NkfError(f"valid_share {options.valid_share}: expected a share from 0 to below 1")
     listed = read_md5_list(options.leak_md5) if options.leak_md5 else frozenset()
     teacher = TeacherLandmarks(options.landmarks) if isinstance(options.landmarks, Path) else None
+    if options.seed < 0:
+        raise NkfError(f"seed {options.seed}: expected a whole number from 0")
     if options.landmarks == "search" and options.find_faces is None:
         raise ValueError("landmarks 'search' needs find_faces")
     identity = {"source": _stamp(source), "reader": _describe(list_dataset), "nkf": __version__}

@@ -345,17 +345,19 @@ def check_names(rows: Table, path: Path) -> None:
     refuse_doubles(np.char.add(np.char.add(rows.column("split"), "/"), rows.column("name")), str(path))
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write ``manifest.json`` for the rows and images of a folder, with their hashes."""
+def write_manifest(folder: Path, manifest: Mapping[str, Any], shards: Sequence[Any] | None = None) -> None:
+    """Write ``manifest.json`` for the rows and images of a folder, with their hashes; `shards` if these are known."""
     rows = Table(folder / "rows.arrow")
     counts = Counter(rows.column("split").tolist())
-    shards = sorted(folder.glob("images-*.bin"))
+    if shards is None:
+        files = sorted(folder.glob("images-*.bin"))
+        shards = [{"file": f.name, "bytes": f.stat().st_size, "sha256": file_sha256(f)} for f in files]
     content = {"schema": MANIFEST_SCHEMA, "nkf_version": __version__, "classes": EXPRESSIONS, **manifest}
     content |= {
         "images": len(rows),
         "images_by_split": {split: counts[split] for split in SPLITS if split in counts},
         "rows_sha256": file_sha256(folder / "rows.arrow"),
-        "shards": [{"file": f.name, "bytes": f.stat().st_size, "sha256": file_sha256(f)} for f in shards],
+        "shards": shards,
     }
     with replacing(folder / "manifest.json") as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n")

@@ -112,8 +112,8 @@ def _write(pack: Pack, out: Path, splits: NDArray[np.str_], names: NDArray[np.st
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        for shard in pack.manifest["shards"]:
-            _link(pack.path / shard["file"], partial / shard["file"])
+        for shard in pack.shard_files:
+            _link(shard, partial / shard.name)
         with TableWriter(partial / "rows.arrow", pack.table.columns) as table:
             table.copy(pack.table, split=splits.tolist(), name=names.tolist())
         rows = Table(partial / "rows.arrow")
@@ -121,7 +121,7 @@ def _write(pack: Pack, out: Path, splits: NDArray[np.str_], names: NDArray[np.st
         leaks = find_leaks(rows.column("split"), rows.column("pixels_md5"))
         changed = {"counts": count_rows(rows), "leaks_found": leaks}
         no_longer: dict[str, Any] = {"known_counts": {}, "valid_carved": None, "test_split_is": None}
-        write_manifest(partial, {**pack.manifest, **changed, **no_longer, **more})
+        write_manifest(partial, {**pack.manifest, **changed, **no_longer, **more}, pack.manifest["shards"])
         partial.rename(out)
     except OSError as error:
         raise NkfError(f"{out}: cannot be written ({error.strerror or error})") from error

@@ -247,12 +247,13 @@ def test_a_manifest_that_says_less_is_no_crash(tmp_path: Path) -> None:
         ((64, 10, 90, 30), True),
         ((10, -30, 30, 0), True),
         ((-90, 10, -3, 30), True),
+        ((30, 10, 20, 40), True),  # turned inside out
     ],
 )
 def test_a_box_outside_of_its_image_is_wrong(tmp_path: Path, box: tuple[float, ...], outside: bool) -> None:
     samples = clean()
     samples[2] = replace(samples[2], box_xyxy=np.array(box, np.float32))
-    expected = ["1 boxes lie outside their images: 02.png"] if outside else []
+    expected = ["1 boxes are empty or outside their images: 02.png"] if outside else []
     assert check(tmp_path, samples).problems == expected
 
 
