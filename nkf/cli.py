@@ -182,7 +182,7 @@ def evaluate(
         split: which images
         model: a packaged name, a run folder, or a weights file
         rule: how votes become labels
-        landmarks: fan finds them with our network, pack takes those that were imported
+        landmarks: fan finds them with our networks, pack takes those that were imported
         device: where the networks run
     """
     from nkf.evaluate import evaluate as measure
@@ -193,6 +193,9 @@ def evaluate(
     print(f" [{low:.2%}, {high:.2%}], mean of the classes {result.mean_class_accuracy:.2%}, {result.n} images")
     if result.accuracy_leakfree is not None:
         print(f"without copies of training images: {result.accuracy_leakfree:.2%}, {result.n_leakfree} images")
+    for column, values in result.groups.items():
+        shown = (f"{value} {row['accuracy']:.2%} ({row['n']})" for value, row in values.items())
+        print(f"{column}: " + ", ".join(shown))
     print(f"written to {out}")
 
 

@@ -26,9 +26,10 @@ def check(
     """Check a pack: counts, duplicates and people across splits, unreadable images; draw what is in it.
 
     Every image is decoded. Wrong, exit code 1: counts that are not the known ones of the dataset; the same file, the
-    same pixels or the same person in two splits; unreadable or changed images; boxes outside. Warnings: images that are
-    nearly the same in two splits, copies with different labels, classes without an image. Writes check.json,
-    duplicates.csv, balance.png and a contact sheet of each class. Exit code 2: it is no pack.
+    same pixels, the same person, photo or group in two splits; unreadable or changed images; boxes outside. Warnings: a
+    split that is missing, images that are nearly the same in two splits, copies with different labels, classes without
+    an image. Writes check.json, duplicates.csv, balance.png and a contact sheet of each class. Exit code 2: it is no
+    pack.
 
     Examples:
       nkf data check data/ferplus
@@ -73,7 +74,7 @@ def show(
         sheet: draw images with their boxes and landmarks into this PNG
         split: only of this split
         label: only of this class (under the rule majority)
-        count: how many images, chosen at random
+        count: how many images, chosen at random; up to 2000
         seed: of that choice
     """
     from nkf.data.pack import Pack
@@ -101,10 +102,10 @@ def split(
     test: float = 0.0,
     folds: int | None = None,
     keep_test: bool = False,
-    by: Literal["auto", "subject", "photo", "image"] = "auto",
+    by: Annotated[str, tyro.conf.arg(metavar="COLUMN")] = "",
     seed: int = 0,
 ) -> None:
-    """Split a pack anew: stratified by class, and no person, photo or picture in two splits.
+    """Split a pack anew: stratified by class, and no person, photo, group or picture in two splits.
 
     The images are linked, not copied, where the disk allows it.
 
@@ -120,7 +121,7 @@ def split(
         test: share of the images that becomes test
         folds: make this many packs, fold-00 and so on, each with another part as test
         keep_test: leave test as it is, and share out the rest
-        by: what stays together besides copies; auto takes people and photos where the pack tells them
+        by: a further column whose equal values stay together; people, photos and copies do so anyway
         seed: of the choice
     """
     from nkf.data.pack import Pack

@@ -1,5 +1,6 @@
 """The commands under ``nkf data import``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,8 @@ File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="
 Source = Annotated[Path, tyro.conf.arg(metavar="SOURCE", help_behavior_hint="")]
 NewPack = Annotated[Path, tyro.conf.arg(metavar="OUT", help_behavior_hint="")]
 
+MIN_CROP, MAX_CROP = 16, 1024  # pixels
+
 
 @dataclass(frozen=True)
 class Common:
@@ -32,6 +35,7 @@ class Common:
         valid_share: carve this share of train out as valid: stratified by class, people and copies kept together
         seed: of that choice
         licence: terms of the images, for the manifest, in place of what nkf knows of the dataset
+        subset: mark the images of a list, one name a line, in the column subset_NAME; may be given several times
         crops: cut crops of this side at once, so that training starts without a wait
         device: where the networks run that search for landmarks
     """
@@ -42,6 +46,7 @@ class Common:
     valid_share: float = 0.0
     seed: int = 0
     licence: Annotated[str, tyro.conf.arg(metavar="TEXT")] = ""
+    subset: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=FILE")] = ()
     crops: int | None = None
     device: Device = "auto"
 
@@ -305,8 +310,9 @@ def _import_options(common: Common) -> "ImportOptions":
 
     if common.seed < 0:
         raise NkfError(f"--seed {common.seed}: expected a whole number from 0")
-    if common.crops is not None and common.crops < 1:
-        raise NkfError(f"--crops {common.crops}: expected the side of a crop in pixels, such as 112")
+    if common.crops is not None and not MIN_CROP <= common.crops <= MAX_CROP:
+        limits = f"from {MIN_CROP} to {MAX_CROP}"
+        raise NkfError(f"--crops {common.crops}: expected the side of a crop in pixels, such as 112, {limits}")
     word = common.landmarks
     words = {name: name for name in get_args(LandmarkWord)}
     if word not in words and not Path(word).exists():
@@ -319,7 +325,20 @@ def _import_options(common: Common) -> "ImportOptions":
         valid_share=common.valid_share,
         seed=common.seed,
         licence=common.licence,
+        subsets=_subsets(common.subset),
     )
+
+
+def _subsets(texts: Sequence[str]) -> dict[str, Path]:
+    subsets: dict[str, Path] = {}
+    for text in texts:
+        name, _, file = text.partition("=")
+        if not name or not file:
+            raise NkfError(f"--subset {text}: expected NAME=FILE, such as occlusion=occlusion.txt")
+        if name in subsets:
+            raise NkfError(f"--subset {text}: a second list of {name}; expected one")
+        subsets[name] = Path(file)
+    return subsets
 
 
 IMPORT_COMMANDS: CommandTable = {

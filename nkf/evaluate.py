@@ -5,28 +5,34 @@ import json
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nkf.data.counts import differences
+from nkf.data.groups import LINKS, picture_keys
 from nkf.data.labels import DROPPED, EXPRESSIONS, LabelRule
 from nkf.data.pack import Pack
 from nkf.errors import NkfError, NkfWarning
-from nkf.faces import find_landmarks, to_batch
+from nkf.faces import to_batch
 from nkf.files import replacing
-from nkf.images import align, whole_box
+from nkf.finder import LandmarkFinder
+from nkf.images import align
 from nkf.metrics import confusion_matrix, recall_by_class, wilson_interval
 from nkf.progress import Progress, no_progress
 from nkf.protocols import PROTOCOLS, check_counts
 from nkf.report import draw_confusion, require_matplotlib
-from nkf.runtime import Device, ExpressionModel, LandmarkModel, load_expression_model, load_fan
+from nkf.runtime import Device, ExpressionModel, load_expression_model
 from nkf.weights import WeightsInfo
 
 LandmarkSource = Literal["fan", "pack"]
 BATCH = 64
-TOLD_OF_PACK = ("source", "layout", "label_file", "crop", "release", "test_split_is")
+TOLD_OF_PACK = (
+    "source", "layout", "label_file", "crop", "release", "test_split_is", "images_by_split", "leaks_dropped",
+    "valid_carved", "split", "nkf_version",
+)  # fmt: skip
+MOST_GROUPS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +43,12 @@ class Evaluation:
         n: labelled images that were scored.
         n_left_out: labelled images whose class the model does not know.
         accuracy_leakfree: accuracy on images with no pixel-identical copy in the pack's train split; None without one.
-        landmarks_missing: images that were scored with the centred crop and the mean shape.
+        landmarks_missing: images without a found face, scored by their box or their middle and the mean shape.
         confusion: counts, ``confusion[true][predicted]`` in the order of `classes`.
         protocol: that the model was trained under, a name of `nkf.protocols.PROTOCOLS`; None if it does not tell.
         differences: one line for each count that is not what the dataset, or the protocol, is known to have.
-        pack: what the images and labels are: ``label_file``, ``images``, ``test_split_is`` and so on, where known.
+        pack: what images and labels are: ``label_file``, ``test_split_is``, ``valid_carved`` and so on, where known.
+        groups: metadata column -> value -> ``n``, ``accuracy``, ``accuracy_ci95``, for columns of few values.
     """
 
     n: int
@@ -64,7 +71,8 @@ class Evaluation:
     data: str
     protocol: str | None
     differences: tuple[str, ...]
-    pack: dict[str, str]
+    pack: dict[str, Any]
+    groups: dict[str, dict[str, Any]]
     schema: int = 1
 
 
@@ -87,7 +95,8 @@ def evaluate(
         out: folder, made when missing.
         model: packaged NAME, run folder or weights file.
         rule: how votes become labels.
-        landmarks: ``fan`` finds them with the packaged network, ``pack`` takes those that were imported.
+        landmarks: ``fan`` finds them with our own networks, in the boxes of the pack or in its photos; ``pack`` takes
+            those that were imported. A face without landmarks is shown by its box, or the middle of its image.
         device: where networks run.
         progress: shows how far it is.
 
@@ -99,9 +108,9 @@ def evaluate(
         raise NkfError(f"{out}: a file, expected a folder for the results")
     pack = Pack(data)
     network, info = load_expression_model(model, device)
-    fan = load_fan(device=device) if landmarks == "fan" else None
+    finder = LandmarkFinder(device) if landmarks == "fan" else None
     rows, labels, left_out = _labelled_rows(pack, split, rule, info.classes)
-    probabilities, missing = _predict_rows(pack, rows, network, fan, progress)
+    probabilities, missing = _predict_rows(pack, rows, network, finder, progress)
     right = labels == probabilities.argmax(axis=1)
     leakfree = _without_copy_in_train(pack, rows)
     confusion = confusion_matrix(labels, probabilities.argmax(axis=1), len(info.classes))
@@ -130,6 +139,7 @@ def evaluate(
         protocol=info.training.get("protocol", {}).get("name"),
         differences=tuple(_differences(pack, split, rule, info, len(rows))),
         pack={key: pack.manifest[key] for key in TOLD_OF_PACK if pack.manifest.get(key)},
+        groups=_by_group(pack, rows, right),
     )
     for difference in result.differences:
         warnings.warn(difference, NkfWarning, stacklevel=2)
@@ -139,11 +149,14 @@ def evaluate(
 
 def _differences(pack: Pack, split: str, rule: LabelRule, info: WeightsInfo, count: int) -> list[str]:
     """Where the images are not those that others report on."""
-    lines = [line for line in differences(pack) if f", {split})" in line and (rule in line or "(label" in line)]
+    how = "majority" if rule == "distribution" else rule
+    lines = [str(found) for found in differences(pack) if found.split == split and found.how in (how, "label")]
     trained = info.training.get("protocol", {})
     protocol = PROTOCOLS.get(trained.get("name", ""))
     if protocol is not None and split == protocol.test and trained.get("classes") == list(protocol.classes):
         lines += check_counts(protocol, {split: count})
+    if trained.get("rule", rule) != rule:
+        lines.append(f"the network was trained under the rule {trained['rule']}, and is measured under {rule}")
     return lines
 
 
@@ -164,30 +177,52 @@ def _labelled_rows(
 
 
 def _predict_rows(
-    pack: Pack, rows: NDArray[np.int64], network: ExpressionModel, fan: LandmarkModel | None, progress: Progress
+    pack: Pack,
+    rows: NDArray[np.int64],
+    network: ExpressionModel,
+    find_faces: LandmarkFinder | None,
+    progress: Progress,
 ) -> tuple[NDArray[np.float32], int]:
     """Probabilities (N, C), and the number of faces without landmarks."""
+    boxes, shows = pack.column("box_xyxy"), pack.manifest.get("shows", "face")
     starts = range(0, len(rows), BATCH)
     parts, missing = [], 0
     for start in progress(starts, f"evaluating {network.info.name}", len(starts)):
-        images = [pack.image(row) for row in rows[start : start + BATCH]]
-        if fan is None:
-            stored = pack.landmarks_px[rows[start : start + BATCH]]
-            points = [face if np.isfinite(face).all() else None for face in stored]
+        batch = rows[start : start + BATCH]
+        images = [pack.image(row) for row in batch]
+        if find_faces is None:
+            points = [face if np.isfinite(face).all() else None for face in pack.landmarks_px[batch]]
         else:
-            size = fan.info.input_size
-            points = [find_landmarks(fan, image, [whole_box(image)], size=size).points_px[0] for image in images]
-        aligned = [align(image, face, network.info.input_size) for image, face in zip(images, points, strict=True)]
+            points = find_faces(images, [box if np.isfinite(box).all() else None for box in boxes[batch]], shows)
+        faces = zip(images, points, boxes[batch], strict=True)
+        aligned = [align(image, face, network.info.input_size, box) for image, face, box in faces]
         missing += sum(face is None for face in points)
         landmarks_px = np.stack([face for _, face in aligned]).astype(np.float32)
         parts.append(network(to_batch([crop for crop, _ in aligned]), landmarks_px))
     return np.concatenate(parts), missing
 
 
+def _by_group(
+    pack: Pack, rows: NDArray[np.int64], right: NDArray[np.bool_]
+) -> dict[str, dict[str, dict[str, float | int | tuple[float, float]]]]:
+    """Accuracy by each text column of few values: of people's groups, poses, or lists of hard images."""
+    groups: dict[str, dict[str, dict[str, float | int | tuple[float, float]]]] = {}
+    for name in pack.metadata_names:
+        values = pack.column(name)[rows]
+        if values.dtype.kind != "U" or name in LINKS or not 2 <= len(set(values.tolist()) - {""}) <= MOST_GROUPS:
+            continue
+        groups[name] = {}
+        for value in sorted(set(values.tolist()) - {""}):
+            here = right[values == value]
+            interval = wilson_interval(int(here.sum()), len(here))
+            groups[name][value] = {"n": len(here), "accuracy": float(here.mean()), "accuracy_ci95": interval}
+    return groups
+
+
 def _without_copy_in_train(pack: Pack, rows: NDArray[np.int64]) -> NDArray[np.bool_] | None:
     """Mask over rows, or None where the question makes no sense: no train split, or nothing outside it."""
     train = pack.rows("train")
-    digests = pack.column("pixels_md5")
+    digests = picture_keys(pack.table)
     mask = ~np.isin(digests[rows], digests[train])
     return mask if len(train) and mask.any() else None
 

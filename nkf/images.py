@@ -1,11 +1,12 @@
 """Read an image file into upright RGB, and cut faces out of it."""
 
 import io
+import threading
 import warnings
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from nkf.errors import ImageError
@@ -42,6 +43,35 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it
 }
 
 
+class _QuietPillow:
+    """Silence Pillow's warnings while any thread decodes.
+
+    `warnings.catch_warnings` alone is not for threads: one that leaves restores what another has just set.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._caught: warnings.catch_warnings[None] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._threads += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads and self._caught is not None:
+                self._caught.__exit__(None, None, None)
+
+
+_QUIET = _QuietPillow()
+
+
 def read_image(path: Path) -> ImageRGB:
     """Read a file into upright RGB, EXIF orientation applied.
 
@@ -66,8 +96,7 @@ def decode_image(data: bytes, name: str) -> ImageRGB:
     if not data:
         raise ImageError(f"{name}: empty file, expected an image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # size is checked below, and broken metadata does not matter here
+        with _QUIET:  # size is checked below, and broken metadata does not matter here
             image = Image.open(io.BytesIO(data))
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{name}: {image.width}x{image.height} pixels, at most {MAX_PIXELS:,} are read")
@@ -128,25 +157,31 @@ def whole_box(image_rgb: ImageRGB) -> NDArray[np.float64]:
     return np.array([0, 0, width, height], np.float64)
 
 
-def align(image_rgb: ImageRGB, landmarks_px: Points | None, size: int = CROP_SIZE) -> tuple[ImageRGB, Points]:
+def align(
+    image_rgb: ImageRGB, landmarks_px: Points | None, size: int = CROP_SIZE, box_xyxy: ArrayLike | None = None
+) -> tuple[ImageRGB, Points]:
     """Cut a face out so that its eyes, nasal base and mouth corners lie on the crop template.
 
     Args:
         image_rgb: (H, W, 3) uint8.
-        landmarks_px: (68, 2) in image pixels, or None where none were found: then the image's central square is cut,
-            and the mean shape stands for the landmarks.
+        landmarks_px: (68, 2) in image pixels. Where there are none, or they are all in one place, the box is cut, and
+            the mean shape stands for the landmarks.
         size: side of the crop.
+        box_xyxy: (4,) of the face in image pixels; None or not finite = the image's central square.
 
     Returns:
         The (size, size, 3) crop, and the (68, 2) landmarks in its pixels.
-
-    Raises:
-        ValueError: when the alignment points coincide.
     """
-    if landmarks_px is None:
-        return warp_similarity(image_rgb, box_transform(whole_box(image_rgb), size), size), MEAN_SHAPE * size
-    matrix = crop_transform(landmarks_px, size)
-    return warp_similarity(image_rgb, matrix, size), transform_points(matrix, landmarks_px)
+    if landmarks_px is not None:
+        try:
+            matrix = crop_transform(landmarks_px, size)
+        except ValueError:
+            pass
+        else:
+            return warp_similarity(image_rgb, matrix, size), transform_points(matrix, landmarks_px)
+    known = box_xyxy is not None and np.isfinite(box_xyxy).all()
+    box = np.asarray(box_xyxy, np.float64) if known else whole_box(image_rgb)
+    return warp_similarity(image_rgb, box_transform(box, size), size), MEAN_SHAPE * size
 
 
 def _shrink_to_scale(image_rgb: ImageRGB, source: Points, scale: float) -> tuple[ImageRGB, Points]:

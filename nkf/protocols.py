@@ -140,19 +140,21 @@ def read_protocol(content: Any) -> Any:
 
 
 def check_counts(protocol: Protocol, counts_by_split: Mapping[str, int], *, carved: bool = False) -> list[str]:
-    """Name each difference to the expected counts, one line a split; splits that the data lack are passed over.
+    """Name each difference to the expected counts, one line a split.
 
     Args:
         protocol: what counts.
-        counts_by_split: split -> images with a label among the protocol's classes.
+        counts_by_split: split -> images with a label among the protocol's classes, 0 where the data lack the split;
+            splits that are not in it are not compared.
         carved: the data's valid split was carved out of train, and counts as train.
     """
     trained = {*protocol.train, "valid"} if carved and "train" in protocol.train else set(protocol.train)
-    found = dict(counts_by_split) | {"train": sum(counts_by_split.get(split, 0) for split in trained)}
     lines = []
     for split, allowed in protocol.expected.items():
-        if found.get(split, 0) not in (0, *allowed):
+        counts = [counts_by_split[one] for one in (trained if split == "train" else {split}) if one in counts_by_split]
+        if counts and sum(counts) not in allowed:
             what = " and ".join(protocol.train) if split == "train" else split
+            found = f"{sum(counts):,}" if any(counts) else "no"
             numbers = " or ".join(f"{number:,}" for number in allowed)
-            lines.append(f"protocol {protocol.name}: {found[split]:,} images in {what}, a complete copy has {numbers}")
+            lines.append(f"protocol {protocol.name}: {found} images in {what}, a complete copy has {numbers}")
     return lines

@@ -110,6 +110,23 @@ def test_own_pictures_from_a_table(run: Run) -> None:
     assert set(pack.column("landmarks_source")) == {"none"}
 
 
+def test_a_table_of_shares_is_counted_and_split_by_class_and_group(run: Run) -> None:
+    shares = (".7,.3", ".2,.8", ".5,.5")
+    rows = ["path,p_happy,p_sad,group", *(f"{n}.png,{shares[n // 2 % 3]},{n // 2}" for n in range(24))]
+    write({"labels.csv": "\n".join(rows).encode()} | {f"{n}.png": picture(n) for n in range(24)})
+    code, _, err = run("data import table source pack --landmarks none")
+    assert code == 0
+    (warning,) = err
+    assert warning.endswith(", several classes have the largest share: 8 (4.png, 5.png, 10.png, 11.png, ...)")
+    assert Counter(Pack(Path("pack")).labels().tolist()) == {-1: 8, 1: 8, 2: 8}
+    assert run("data split pack out --test 0.5 --by group")[0] == 0
+    pack = Pack(Path("out"))
+    assert Counter(pack.labels()[pack.splits == "test"].tolist()) == {-1: 4, 1: 4, 2: 4}
+    assert (pack.splits[::2] == pack.splits[1::2]).all()
+    code, _, err = run("data split pack other --test 0.5 --by family")
+    assert (code, err) == (2, ["nkf: pack: has no column 'family'; its metadata columns: group"])
+
+
 @pytest.mark.parametrize(
     ("word", "sources"),
     [
@@ -164,7 +181,7 @@ MISTAKES = [
     ("data show made --split train", "--split chooses images to draw; give --sheet FILE with it"),
     ("data split made out", "valid 0 and test 0: expected shares"),
     ("data split made taken --valid 0.5", "taken: exists already"),
-    ("data split made out --valid 0.5 --by subject", "made: does not tell the subject of an image"),
+    ("data split made out --valid 0.5 --by subject", "made: has no column 'subject'; its metadata columns: none"),
     (
         "data split made out --folds 3 --test 0.5",
         "--folds makes train and test; give no --valid, --test or --keep-test",
@@ -274,10 +291,6 @@ def test_folds_share_no_subject(run: Run) -> None:
         assert [pack.image_bytes(row) for row in range(56)] == [source.image_bytes(row) for row in range(56)]
         assert run("data check", pack.path)[0] == 0
     assert tested == dict.fromkeys(source.names.tolist(), 1)
-    code, out, err = run("data split pack other --folds 3 --by image")
-    assert (code, out) == (2, [])
-    assert err == ["nkf: pack: splits would share a subject, which makes results too good; use --by auto"]
-    assert not Path("other").exists()
 
 
 def test_faces_of_one_photo_stay_together(run: Run) -> None:
@@ -298,7 +311,6 @@ def test_faces_of_one_photo_stay_together(run: Run) -> None:
     split = Pack(Path("out"))
     assert len(set(zip(split.column("photo"), split.splits, strict=True))) == 12
     assert run("data check out")[0] == 0
-    assert "share a photo" in run("data split pack other --valid 0.5 --by image")[2][0]
 
 
 def affectnet_files() -> Files:

@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import shutil
 import warnings
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nkf import __version__
 from nkf.data.labels import EXPRESSIONS
 from nkf.data.listing import KnownCount, known_to_json
-from nkf.data.pack import Pack
+from nkf.data.pack import Pack, Sample
+from nkf.data.pack_writer import PackWriter
 from nkf.data.split import fold_pack
 from nkf.errors import NkfError, NkfWarning
 from nkf.evaluate import evaluate
+from nkf.faces import to_batch
 from nkf.metrics import wilson_interval
 from nkf.protocols import PROTOCOLS
 
@@ -51,9 +55,56 @@ def test_our_own_landmarks_are_the_default(
 ) -> None:
     from nkf.runtime import load_fan
 
-    monkeypatch.setattr("nkf.evaluate.load_fan", lambda device: load_fan(str(fan_file), device))
+    monkeypatch.setattr("nkf.finder.load_fan", lambda device: load_fan(str(fan_file), device))
     result = evaluate(mini_pack, "valid", tmp_path, model=str(model_file), device="cpu")
     assert (result.landmarks, result.landmarks_missing) == ("fan", 0)
+
+
+def test_landmarks_are_looked_for_in_the_boxes(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two faces of one photo are two crops: by their boxes where no landmarks are found there."""
+    asked: list[Any] = []
+
+    class Finder:
+        def __init__(self, device: str) -> None: ...
+
+        def __call__(self, images: Any, boxes_xyxy: Any, shows: str) -> list[None]:
+            asked.extend([*boxes_xyxy, shows])
+            return [None] * len(images)
+
+    photo = np.zeros((40, 80, 3), np.uint8)
+    photo[:, 40:] = 200
+    stream = io.BytesIO()
+    Image.fromarray(photo).save(stream, "PNG")
+    boxes = [np.array(box, np.float32) for box in ((0, 0, 40, 40), (40, 0, 80, 40))]
+    with PackWriter(tmp_path / "pack", {"dataset": "photos", "shows": "photo"}) as pack:
+        for number, box in enumerate(boxes):
+            pack.add(Sample(f"a#{number}", "test", stream.getvalue(), label="happiness", box_xyxy=box))
+        pack.add(Sample("b", "test", stream.getvalue(), label="happiness"))
+    crops: list[Any] = []
+    monkeypatch.setattr("nkf.evaluate.LandmarkFinder", Finder)
+    monkeypatch.setattr("nkf.evaluate.to_batch", lambda given: crops.extend(given) or to_batch(given))
+    result = evaluate(tmp_path / "pack", "test", tmp_path, model=str(model_file), device="cpu")
+    np.testing.assert_array_equal(asked[:2], boxes)
+    assert asked[2:] == [None, "photo"]
+    assert result.landmarks_missing == 3
+    assert [crop.mean() for crop in crops[:2]] == pytest.approx([0, 200], abs=2)
+
+
+def test_accuracy_is_told_by_group(model_file: Path, tmp_path: Path) -> None:
+    rows = [("happiness", "female"), ("happiness", "female"), ("sadness", "female"), ("sadness", "male"), ("fear", "")]
+    with PackWriter(tmp_path / "pack", {"dataset": "groups"}) as pack:
+        for number, (label, sex) in enumerate(rows):
+            stream = io.BytesIO()
+            Image.new("L", (20, 20), 40 * number).save(stream, "PNG")
+            metadata = {"sex": sex or None, "subject": f"{number % 2}", "yaw": 1.5, "site": "here"}
+            pack.add(Sample(f"{number}", "test", stream.getvalue(), label=label, metadata=metadata))
+    result = evaluate(tmp_path / "pack", "test", tmp_path, model=str(model_file), landmarks="pack", device="cpu")
+    assert list(result.groups) == ["sex"]  # one value, numbers and people are no groups
+    assert {name: row["n"] for name, row in result.groups["sex"].items()} == {"female": 3, "male": 1}
+    assert {name: row["accuracy"] for name, row in result.groups["sex"].items()} == {"female": 2 / 3, "male": 0}
+    assert result.groups["sex"]["female"]["accuracy_ci95"] == wilson_interval(2, 3)
 
 
 def test_labels_that_the_model_does_not_know_are_left_out(
@@ -127,10 +178,11 @@ def test_counts_that_are_not_the_known_ones_are_told(
 
 def test_it_is_told_what_the_images_and_labels_are(mini_pack: Path, model_file: Path, tmp_path: Path) -> None:
     told = {"label_file": "label_csv", "crop": "aligned", "release": "second", "test_split_is": "the validation set"}
+    given = {"source": "drawn", "images_by_split": {"train": 32, "valid": 16}, "nkf_version": __version__}
     pack = copy_with(mini_pack, tmp_path / "pack", **told, layout="", other="no matter")
     evaluate(pack, "valid", tmp_path, model=str(model_file), landmarks="pack", device="cpu")
     saved = json.loads((tmp_path / "evaluation.json").read_text())
-    assert saved["pack"] == {"source": "drawn", **told}
+    assert saved["pack"] == {**given, **told}
     assert saved["data"] == "mini"
     assert (saved["protocol"], saved["differences"]) == (None, [])  # of a model that does not tell
 

@@ -2,8 +2,10 @@
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +271,16 @@ def test_align_without_landmarks_shows_the_whole_image() -> None:
     crop, landmarks = align(NOISE, None, 40)
     np.testing.assert_array_equal(crop[:, 5:35], NOISE)  # 30 columns centred in 40
     assert landmarks.shape == (68, 2)
+
+
+def test_decoding_in_threads_leaves_the_warnings_as_they_were() -> None:
+    """Many pictures with an EXIF block that Pillow warns of, at once: nothing is said, and later warnings are."""
+    stream = io.BytesIO()
+    Image.new("RGB", (300, 300)).save(stream, "JPEG", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        for image in pool.map(lambda _: decode_image(stream.getvalue(), "a"), range(200)):
+            assert image.shape == (300, 300, 3)
+    assert list(warnings.filters) == before
+    with pytest.warns(UserWarning, match="^still heard$"):
+        warnings.warn("still heard", stacklevel=1)

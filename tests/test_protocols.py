@@ -104,7 +104,9 @@ def test_what_is_neither_name_nor_fields_is_refused() -> None:
     [
         ("rafdb", {"train": 12_271, "test": 3_068}, []),
         ("rafdb", {"train": 12_270}, ["protocol rafdb: 12,270 images in train, a complete copy has 12,271"]),
-        ("rafdb", {"train": 12_271}, []),
+        ("rafdb", {"train": 12_271}, []),  # of the other split the caller does not tell
+        ("rafdb", {"train": 12_271, "test": 0}, ["protocol rafdb: no images in test, a complete copy has 3,068"]),
+        ("rafdb", {"train": 0, "test": 3_068}, ["protocol rafdb: no images in train, a complete copy has 12,271"]),
         ("affectnet8", {"train": 287_651, "test": 3_999}, []),
         ("affectnet8", {"train": 287_651, "test": 4_000}, []),
         ("affectnet8", {"test": 10}, ["protocol affectnet8: 10 images in test, a complete copy has 4,000 or 3,999"]),

@@ -39,7 +39,7 @@ def test_unknown_name():
     [
         ("import nkf", ["torch", "onnxruntime", "onnx", "numpy", "PIL", "tyro"]),
         ("from nkf import Predictor, Prediction, Face", ["torch", "onnxruntime", "onnx", "tyro", "matplotlib"]),
-        ("import nkf.cli", ["torch", "onnxruntime", "onnx", "matplotlib", "rich"]),
+        ("import nkf.cli", ["torch", "onnxruntime", "onnx", "matplotlib", "rich", "pyarrow"]),
     ],
 )
 def test_importing_is_light(code, absent):
@@ -56,8 +56,9 @@ LINES = (
     "geometry  boxes  metrics  images  pose  quality  data  data.labels  protocols  config",
     "weights  preprocess  models.layers",
     "models.backbone  models.pretrained  models.keypoints  models.fan  models.nkf  models.detector  models",
-    "data.tables  data.listing  data.sources  data.pack  data.pack_writer  data.index  data.counts  data.teacher",
-    "data.splitting  data.groups  data.sampling  data.importers  data.formats",
+    "data.tables  data.listing  data.sources  data.pack  data.pack_parts  data.pack_writer  data.index  data.counts",
+    "data.teacher  data.splitting  data.groups  data.sampling  data.identity  data.subsets  data.importers",
+    "data.formats",
     "data.formats.synonyms  data.formats.folders  data.formats.table_files  data.formats.table  data.formats.faces",
     "data.formats.ferplus  data.formats.rafdb  data.formats.affectnet  data.formats.expw  data.formats.sfew",
     "data.formats.ckplus  data.formats.kdef  data.formats.jaffe",
@@ -76,7 +77,7 @@ ONLY_IN = {
     "onnxruntime": {"runtime"},
     "tyro": {"cli", "cli_data", "cli_import", "commandline"},
     "pyarrow": {"data.tables", "data.formats.table_files"},
-    "filelock": {"data.dataset", "data.pack_writer"},
+    "filelock": {"data.dataset", "data.pack_writer", "data.split"},
     "onnx": {"centerface", "export"},
     "onnxscript": {"export"},
 }

@@ -2,21 +2,24 @@
 
 import csv
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nkf.data.counts import ClassCounts, count_rows, differences, find_leaks
+from nkf.data.groups import LINKS, picture_key, picture_keys
 from nkf.data.labels import DROPPED, EXPRESSIONS
 from nkf.data.listing import SPLITS
 from nkf.data.pack import Pack
 from nkf.data.pack_writer import THREADS, Picture
-from nkf.data.sheets import contact_sheet
+from nkf.data.sheets import SIDE, contact_sheet, shrink
 from nkf.data.similar import near_duplicates, perceptual_hash
 from nkf.errors import NkfError
 from nkf.files import file_sha256, replacing
@@ -61,7 +64,7 @@ class _Digests:
     """What the images themselves say, read anew: a row each; "" and zeros where one is unreadable."""
 
     bytes_md5: NDArray[np.str_]
-    pixels_md5: NDArray[np.str_]
+    pictures: NDArray[np.str_]  # as `picture_keys`
     hashes: NDArray[np.uint8]
 
 
@@ -82,24 +85,45 @@ def check_pack(
     """
     if out is not None:
         require_matplotlib()
-        if out.exists() and not out.is_dir():
-            raise NkfError(f"{out}: a file, expected a folder for the results")
     pack, others = Pack(path), [Pack(other) for other in against]
+    if out is not None:
+        _make_folder(out)  # before everything is decoded
     by_split = {split: int((pack.splits == split).sum()) for split in SPLITS if split in pack.splits}
     report = CheckReport(str(path), len(pack), by_split, count_rows(pack.table))
     names = np.char.add(np.char.add(pack.splits, "/"), pack.names)
-    report.problems += _damaged_files(pack) + differences(pack)
+    report.problems += _damaged_files(pack)
+    for found in differences(pack):  # a split that is missing makes no results on the others wrong
+        (report.warnings if found.how is None else report.problems).append(str(found))
     digests = _digest(pack, report, names, progress)
     _check_copies(pack, digests, names, report)
     _check_near_copies(pack, digests, names, report)
     for other in others:
         _check_against(pack, other, report)
-    _check_subjects(pack, report)
+    _check_links(pack, report)
     _check_labels(pack, digests, report)
     _check_boxes(pack, report)
     if out is not None:
-        _write(pack, report, out, names)
+        with _writing(out):
+            _write(pack, report, out, names)
     return report
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NkfError(
+            f"{out}: cannot be written ({error.strerror or error}); name another folder with --out"
+        ) from error
+
+
+def _make_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise NkfError(f"{out}: a file, expected a folder for the results")
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=out).close()
 
 
 def _damaged_files(pack: Pack) -> list[str]:
@@ -119,7 +143,7 @@ def _damaged_files(pack: Pack) -> list[str]:
 def _digest(pack: Pack, report: CheckReport, names: NDArray[np.str_], progress: Progress) -> _Digests:
     """Decode every image."""
     count = len(pack)
-    bytes_md5, pixels_md5 = np.full(count, "", "<U32"), np.full(count, "", "<U32")
+    bytes_md5, pictures = [""] * count, [""] * count
     hashes: list[NDArray[np.uint8] | None] = []
     for row, found in enumerate(progress(_read_all(pack), "Checking", count)):
         if isinstance(found, NkfError):
@@ -127,19 +151,23 @@ def _digest(pack: Pack, report: CheckReport, names: NDArray[np.str_], progress: 
             hashes.append(None)
             continue
         picture, similar = found
-        bytes_md5[row], pixels_md5[row] = picture.bytes_md5, picture.pixels_md5
+        height, width = picture.image_rgb.shape[:2]
+        bytes_md5[row], pictures[row] = picture.bytes_md5, picture_key(picture.pixels_md5, width, height)
         hashes.append(similar)
     if report.unreadable:
         report.problems.append(f"{len(report.unreadable)} unreadable images: {_some(report.unreadable)}")
-    readable = bytes_md5 != ""
-    changed = names[readable & (bytes_md5 != pack.column("bytes_md5"))]
+    nothing = np.zeros_like(next((h for h in hashes if h is not None), np.zeros(8, np.uint8)))
+    digests = _Digests(
+        np.array(bytes_md5, str), np.array(pictures, str), np.stack([nothing if h is None else h for h in hashes])
+    )
+    readable, same = digests.bytes_md5 != "", digests.bytes_md5 == pack.column("bytes_md5")
+    changed = names[readable & ~same]
     if len(changed):
         report.problems.append(f"{len(changed)} images are not those that were imported: {_some(changed)}")
-    other = names[readable & (bytes_md5 == pack.column("bytes_md5")) & (pixels_md5 != pack.column("pixels_md5"))]
+    other = names[readable & same & (digests.pictures != picture_keys(pack.table))]
     if len(other):
         report.warnings.append(f"{len(other)} images decode to other pixels than at the import: {_some(other)}")
-    nothing = np.zeros_like(next((h for h in hashes if h is not None), np.zeros(8, np.uint8)))
-    return _Digests(bytes_md5, pixels_md5, np.stack([nothing if h is None else h for h in hashes]))
+    return digests
 
 
 def _read_all(pack: Pack) -> Iterator[tuple[Picture, NDArray[np.uint8]] | NkfError]:
@@ -157,12 +185,12 @@ def _read_all(pack: Pack) -> Iterator[tuple[Picture, NDArray[np.uint8]] | NkfErr
 
 def _check_copies(pack: Pack, digests: _Digests, names: NDArray[np.str_], report: CheckReport) -> None:
     """Leaks: the same file, or the same pixels, in two splits."""
-    kinds = (("byte-identical", digests.bytes_md5), ("pixel-identical", digests.pixels_md5))
+    kinds = (("byte-identical", digests.bytes_md5), ("pixel-identical", digests.pictures))
     for kind, column in kinds:
         for pair, count in find_leaks(pack.splits, column).items():
             if count:
                 report.problems.append(f"{count} images are in two splits ({pair}), {kind}")
-    report.pairs += [("same pixels", *pair) for pair in _pairs(pack.splits, digests.pixels_md5, names)]
+    report.pairs += [("same pixels", *pair) for pair in _pairs(pack.splits, digests.pictures, names)]
 
 
 def _pairs(splits: NDArray[np.str_], keys: NDArray[np.str_], names: NDArray[np.str_]) -> list[tuple[str, str]]:
@@ -184,7 +212,7 @@ def _check_near_copies(pack: Pack, digests: _Digests, names: NDArray[np.str_], r
     similar = near_duplicates(digests.hashes[readable], groups[readable])
     if similar.note:
         report.warnings.append(similar.note)
-    new = [(a, b) for a, b in readable[similar.pairs].tolist() if digests.pixels_md5[a] != digests.pixels_md5[b]]
+    new = [(a, b) for a, b in readable[similar.pairs].tolist() if digests.pictures[a] != digests.pictures[b]]
     if new:
         report.warnings.append(f"{len(new)} pairs of images in two splits are nearly the same, {_affected(new, pack)}")
     report.pairs += [("similar", str(names[a]), str(names[b])) for a, b in new]
@@ -197,18 +225,19 @@ def _affected(pairs: Sequence[tuple[int, int]], pack: Pack) -> str:
 
 
 def _check_against(pack: Pack, other: Pack, report: CheckReport) -> None:
-    tested = other.column("pixels_md5")[other.splits != "train"]
-    copies = pack.names[(pack.splits == "train") & np.isin(pack.column("pixels_md5"), tested)]
+    tested = picture_keys(other.table)[other.splits != "train"]
+    copies = pack.names[(pack.splits == "train") & np.isin(picture_keys(pack.table), tested)]
     if len(copies):
         report.problems.append(f"{len(copies)} train images are in valid or test of {other.path}: {_some(copies)}")
 
 
-def _check_subjects(pack: Pack, report: CheckReport) -> None:
-    for key, what in (("subject", "people"), ("photo", "photos")):
+def _check_links(pack: Pack, report: CheckReport) -> None:
+    for key, what in zip(LINKS, ("people", "photos"), strict=True):
         column = pack.metadata(key)
         if column is None:
             continue
-        of_split = {split: set(column[pack.splits == split].tolist()) - {""} for split in SPLITS}
+        linked = (column != "") & (column == column)  # NaN is not itself
+        of_split = {split: set(column[linked & (pack.splits == split)].tolist()) for split in SPLITS}
         for later, earlier in (("valid", "train"), ("test", "train"), ("test", "valid")):
             shared = sorted(of_split[later] & of_split[earlier])
             if shared:
@@ -224,15 +253,14 @@ def _check_labels(pack: Pack, digests: _Digests, report: CheckReport) -> None:
         absent = [name for k, name in enumerate(EXPRESSIONS) if k in set(labels.tolist()) and k not in present]
         if absent:
             report.warnings.append(f"{split} has no image of {', '.join(absent)}")
-    known = (labels != DROPPED) & (digests.pixels_md5 != "")
-    order = np.argsort(digests.pixels_md5[known], kind="stable")
-    key, label = digests.pixels_md5[known][order], labels[known][order]
-    starts = np.flatnonzero(np.r_[True, key[1:] != key[:-1]]) if len(key) else np.zeros(0, int)
-    several = np.diff(np.r_[starts, len(key)]) > 1
-    differ = np.maximum.reduceat(label, starts) != np.minimum.reduceat(label, starts) if len(starts) else several
-    if (several & differ).any():
-        count, total = int((several & differ).sum()), int(several.sum())
-        report.warnings.append(f"{count} of {total} pictures that come several times have several labels")
+    labels_of: defaultdict[tuple[str, bytes], list[int]] = defaultdict(list)  # by the box too: a photo has many faces
+    for picture, box, label in zip(digests.pictures.tolist(), pack.column("box_xyxy"), labels.tolist(), strict=True):
+        if picture and label != DROPPED:
+            labels_of[picture, box.tobytes()].append(label)
+    several = [given for given in labels_of.values() if len(given) > 1]
+    differ = [given for given in several if len(set(given)) > 1]
+    if differ:
+        report.warnings.append(f"{len(differ)} of {len(several)} pictures that come several times have several labels")
 
 
 def _check_boxes(pack: Pack, report: CheckReport) -> None:
@@ -246,7 +274,6 @@ def _check_boxes(pack: Pack, report: CheckReport) -> None:
 
 
 def _write(pack: Pack, report: CheckReport, out: Path, names: NDArray[np.str_]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     with replacing(out / "check.json") as file:
         file.write_text(json.dumps(asdict(report), indent=1) + "\n")
     with replacing(out / "duplicates.csv") as file, file.open("w", newline="") as stream:
@@ -280,20 +307,23 @@ def choose(rows: NDArray[np.int64], count: int, seed: int = 0) -> list[int]:
 
 def draw_sheet(pack: Pack, rows: Sequence[int], file: Path, *, title: str, overlays: bool = True) -> None:
     """Draw images of a pack as a PNG, with their boxes and landmarks or without; unreadable ones are left out."""
-    pictures, kept = [], []
+    corners, landmarks_px = pack.column("box_xyxy").reshape(-1, 2, 2), pack.landmarks_px
+    pictures, captions, boxes, points = [], [], [], []
     for row in rows:
         try:
-            pictures.append(pack.image(row))
-            kept.append(row)
+            picture, scale = shrink(pack.image(row), SIDE)  # at once: sixty whole photos need gigabytes
         except NkfError:
             continue
-    boxes = pack.column("box_xyxy")
+        pictures.append(picture)
+        captions.append(f"{pack.splits[row]}/{pack.names[row]}")
+        boxes.append((corners[row] * scale).ravel())
+        points.append(landmarks_px[row] * scale)
     sheet = contact_sheet(
         pictures,
-        [f"{pack.splits[row]}/{pack.names[row]}" for row in kept],
+        captions,
         title=title,
-        landmarks_px=[pack.landmarks_px[row] for row in kept] if overlays else None,  # what is not finite is not drawn
-        boxes_xyxy=[boxes[row] for row in kept] if overlays else None,
+        landmarks_px=points if overlays else None,  # what is not finite is not drawn
+        boxes_xyxy=boxes if overlays else None,
     )
     with replacing(file) as partial:
         sheet.save(partial, "PNG")

@@ -9,13 +9,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nkf.data.labels import EXPRESSIONS, LabelRule
-from nkf.data.listing import SPLITS, KnownCounts, LabelSource, known_from_json
+from nkf.data.listing import SPLITS, KnownCount, KnownCounts, LabelSource, known_from_json
 from nkf.data.pack import Pack, class_numbers
 from nkf.data.tables import Table
 from nkf.errors import NkfError
 
 ClassCounts = dict[LabelSource, dict[str, dict[str, int]]]  # how labelled -> split -> class -> images
 VOTE_RULES: tuple[LabelRule, ...] = ("majority", "argmax10", "argmax8")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A count that is not the known one; as text it is one line.
+
+    Attributes:
+        how: how labelled; None where the split is missing, whatever the rule.
+        split: one of `SPLITS`.
+        text: the line.
+    """
+
+    how: LabelSource | None
+    split: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +110,9 @@ def add_counts(*several: ClassCounts) -> ClassCounts:
     return total
 
 
-def compare_counts(dataset: str, known: KnownCounts, counts: ClassCounts) -> list[str]:
-    """Name each difference to the known counts, one line for each rule and split; only splits that occur count."""
-    warnings = []
+def compare_counts(dataset: str, known: KnownCounts, counts: ClassCounts) -> list[Difference]:
+    """Find the differences to the known counts: one for each rule and split, one for each split that is missing."""
+    found = []
     for how, splits in known.items():
         for split, classes in counts.get(how, {}).items():
             if split not in splits:
@@ -103,8 +121,14 @@ def compare_counts(dataset: str, known: KnownCounts, counts: ClassCounts) -> lis
             seen = {"total": sum(classes.values()), **classes}
             differences = [f"{key} {seen.get(key, 0)} not {n}" for key, n in expected.items() if seen.get(key, 0) != n]
             if differences:
-                warnings.append(f"counts differ from the known {dataset} ({how}, {split}): " + ", ".join(differences))
-    return warnings
+                line = f"counts differ from the known {dataset} ({how}, {split}): " + ", ".join(differences)
+                found.append(Difference(how, split, line))
+    for split in SPLITS:
+        totals = [splits[split].total for splits in known.values() if split in splits]
+        if totals and not any(split in splits for splits in counts.values()):
+            line = f"{dataset}: no images of the split {split}, a complete copy has {totals[0]:,}"
+            found.append(Difference(None, split, line))
+    return found
 
 
 def officially(counts: ClassCounts, *, carved: bool) -> ClassCounts:
@@ -121,11 +145,24 @@ def officially(counts: ClassCounts, *, carved: bool) -> ClassCounts:
     )
 
 
-def differences(pack: Pack) -> list[str]:
-    """Where the counts of a pack are not those that are known of its dataset, one line for each rule and split."""
+def train_with_valid(known: KnownCounts) -> KnownCounts:
+    """Known counts of a dataset whose valid split counts as train, as `officially` counts a carved one."""
+    merged = {}
+    for how, splits in known.items():
+        both = [splits[split] for split in ("train", "valid") if split in splits]
+        merged[how] = {split: count for split, count in splits.items() if split not in ("train", "valid")}
+        if len(both) == 2:
+            names = both[0].by_class.keys() & both[1].by_class.keys()
+            by_class = {name: sum(count.by_class[name] for count in both) for name in EXPRESSIONS if name in names}
+            merged[how]["train"] = KnownCount(sum(count.total for count in both), by_class)
+    return merged
+
+
+def differences(pack: Pack) -> list[Difference]:
+    """Where the counts of a pack are not those that are known of its dataset, see `compare_counts`."""
     manifest = pack.manifest
-    counts = officially(count_rows(pack.table), carved=bool(manifest.get("valid_carved")))
-    counts = add_counts(counts, manifest.get("counts_not_in_pack", {}))
+    counts = add_counts(count_rows(pack.table), manifest.get("counts_not_in_pack", {}))
+    counts = officially(counts, carved=bool(manifest.get("valid_carved")))
     return compare_counts(manifest.get("dataset", "dataset"), known_from_json(manifest.get("known_counts", {})), counts)
 
 

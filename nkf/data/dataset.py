@@ -7,6 +7,7 @@ from which training cuts its own loose crops.
 import hashlib
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,13 +17,16 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from nkf.data.pack import Pack
+from nkf.data.pack_writer import THREADS
+from nkf.errors import NkfError
 from nkf.files import replacing
 from nkf.geometry import CROP_TEMPLATE, MEAN_SHAPE, Points, box_transform, transform_points
 from nkf.images import ImageRGB, align, warp_similarity, whole_box
 from nkf.progress import Progress, no_progress
 
 CropKind = Literal["aligned", "whole"]
-CHECKPOINT_ROWS = 1024  # what is cut again after a kill, at most
+CHECKPOINT_ROWS = 512  # what is cut again after a kill, at most
+CUT_VERSION = 2  # of what is cut where there are no landmarks; older caches are not used
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +37,13 @@ class FaceCrops:
         images: (N, S, S, 3) uint8 RGB, memory-mapped.
         landmarks_px: (N, 68, 2) float32 in pixels of the crop; the mean shape where `found` is false.
         found: (N,) bool, whether the pack has landmarks for the face.
+        shown: (N,) bool, whether the crop shows the face: by its landmarks or its box, or since the image is one face.
     """
 
     images: NDArray[np.uint8]
     landmarks_px: NDArray[np.float32]
     found: NDArray[np.bool_]
+    shown: NDArray[np.bool_]
 
 
 class CropRows:
@@ -55,16 +61,21 @@ class CropRows:
         return int(self._ends[-1])
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """(S, S, 3) of one crop."""
+        return self._parts[0][0].shape[1:]
+
+    @property
     def nbytes(self) -> int:
         """Size of all crops."""
-        return sum(len(rows) * int(np.prod(images.shape[1:])) for images, rows in self._parts)
+        return len(self) * int(np.prod(self.shape))
 
     def take(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Copy (B, S, S, 3) crops by their numbers (B,), counted through all parts."""
         if len(self._parts) == 1:
             images, rows = self._parts[0]
             return np.take(images, rows[index], axis=0)
-        batch = np.empty((len(index), *self._parts[0][0].shape[1:]), np.uint8)
+        batch = np.empty((len(index), *self.shape), np.uint8)
         part_of = np.searchsorted(self._ends, index, side="right")
         for number, (images, rows) in enumerate(self._parts):
             here = part_of == number
@@ -83,15 +94,21 @@ def load_crops(pack: Pack, kind: CropKind, size: int, progress: Progress = no_pr
         size: side of the crop in pixels.
         progress: shows how far it is.
     """
-    key = hashlib.sha256(f"{CROP_TEMPLATE.tolist()}{MEAN_SHAPE.tolist()}".encode()).hexdigest()[:8]
-    stem = cache_folder(pack) / f"{kind}{size}-{key}"
+    version = f"{CUT_VERSION}{CROP_TEMPLATE.tolist()}{MEAN_SHAPE.tolist()}"
+    stem = cache_folder(pack) / f"{kind}{size}-{hashlib.sha256(version.encode()).hexdigest()[:8]}"
     images, landmarks = stem.with_suffix(".images.npy"), stem.with_suffix(".landmarks.npy")
     if not (images.exists() and landmarks.exists()):
         with FileLock(stem.with_suffix(".lock")):
             if not (images.exists() and landmarks.exists()):  # another process may have been quicker
-                _cut_crops(pack, kind, size, images, landmarks, progress)
+                try:
+                    _cut_crops(pack, kind, size, images, landmarks, progress)
+                except OSError as error:  # no space left
+                    reason = error.strerror or error
+                    raise NkfError(f"{images.parent}: crops cannot be written ({reason})") from error
     found = np.asarray(np.isfinite(pack.landmarks_px).all(axis=(1, 2)))
-    return FaceCrops(np.load(images, mmap_mode="r"), np.load(landmarks), found)
+    boxed = np.isfinite(pack.column("box_xyxy")).all(axis=1)
+    shown = found | boxed | (pack.manifest.get("shows", "face") == "face")
+    return FaceCrops(np.load(images, mmap_mode="r"), np.load(landmarks, mmap_mode="r"), found, shown)
 
 
 def cache_folder(pack: Pack) -> Path:
@@ -119,12 +136,24 @@ def _cut_crops(pack: Pack, kind: CropKind, size: int, images: Path, landmarks: P
     mode: Literal["r+", "w+"] = "r+" if start else "w+"
     crops = np.lib.format.open_memmap(partial, mode, np.uint8, (len(pack), size, size, 3))
     points = np.lib.format.open_memmap(moved, mode, np.float32, (len(pack), *MEAN_SHAPE.shape))
-    for row in progress(range(start, len(pack)), f"cutting {kind} crops", len(pack) - start):
+    _reserve(partial)
+    _reserve(moved)
+    boxes = pack.column("box_xyxy")
+
+    def cut(row: int) -> int:
         known = pack.landmarks_px[row]
-        crops[row], points[row] = _cut(pack.image(row), known if np.isfinite(known).all() else None, kind, size)
-        if row % CHECKPOINT_ROWS == CHECKPOINT_ROWS - 1:
-            with replacing(done) as file:
-                file.write_text(str(row + 1))
+        face = known if np.isfinite(known).all() else None
+        crops[row], points[row] = _cut(pack.image(row), face, boxes[row], kind, size)
+        return row
+
+    rows = range(start, len(pack))
+    with ThreadPoolExecutor(THREADS) as pool:
+        blocks = (rows[first : first + CHECKPOINT_ROWS] for first in range(0, len(rows), CHECKPOINT_ROWS))
+        cutting = (row for block in blocks for row in pool.map(cut, block))
+        for row in progress(cutting, f"cutting {kind} crops", len(rows)):
+            if (row + 1 - start) % CHECKPOINT_ROWS == 0:
+                with replacing(done) as file:
+                    file.write_text(str(row + 1))
     crops.flush()
     points.flush()
     moved.replace(landmarks)
@@ -132,9 +161,18 @@ def _cut_crops(pack: Pack, kind: CropKind, size: int, images: Path, landmarks: P
     done.unlink(missing_ok=True)
 
 
-def _cut(image_rgb: ImageRGB, points: Points | None, kind: CropKind, size: int) -> tuple[ImageRGB, Points]:
+def _reserve(file: Path) -> None:
+    """Take the disk space now: where it ends while a mapped file is written, the system kills the process."""
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+
+
+def _cut(
+    image_rgb: ImageRGB, points: Points | None, box_xyxy: NDArray[np.float32], kind: CropKind, size: int
+) -> tuple[ImageRGB, Points]:
     if kind == "aligned":
-        return align(image_rgb, points, size)
+        return align(image_rgb, points, size, box_xyxy)
     matrix = box_transform(whole_box(image_rgb), size)
     moved = MEAN_SHAPE * size if points is None else transform_points(matrix, points)
     return warp_similarity(image_rgb, matrix, size), moved

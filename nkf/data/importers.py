@@ -1,13 +1,15 @@
 """Make a pack out of a dataset: list its images, read them, find the faces' landmarks, compare the counts.
 
 What each dataset looks like is known to the modules in `nkf.data.formats`; here is what they have in common. An
-unreadable image is reported and skipped; a broken label table is refused. Memory does not grow with the number of
-images, and an import that was killed goes on when it is started again.
+unreadable image is reported and skipped; a broken label table is refused. An import that was killed goes on when it is
+started again. Of all images no more than a few hundred megabytes are in memory at once; what grows with their number
+are hashes of the images outside of train, and at the end the columns of numbers and short texts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -27,13 +29,16 @@ from nkf.data.counts import (
     votes_of,
 )
 from nkf.data.groups import linked_rows
+from nkf.data.identity import describe, files_bound, refuse_changed, stamp
 from nkf.data.index import Index, metadata_columns, write_index
 from nkf.data.labels import VOTE_COLUMNS
 from nkf.data.listing import Entry, Listing, known_to_json
 from nkf.data.pack import Pack, Sample, class_numbers
-from nkf.data.pack_writer import THREADS, Notes, PackWriter, Picture
+from nkf.data.pack_parts import Notes
+from nkf.data.pack_writer import THREADS, PackWriter, Picture
 from nkf.data.sources import Source, open_source
 from nkf.data.splitting import stratified_groups
+from nkf.data.subsets import add_subsets, read_subsets
 from nkf.data.tables import Columns, Table
 from nkf.data.teacher import TeacherLandmarks
 from nkf.errors import ImageError, NkfError
@@ -41,7 +46,10 @@ from nkf.geometry import Points
 from nkf.images import ImageRGB
 from nkf.progress import Progress, no_progress
 
-READ_AHEAD = 64  # images in memory at once
+READ_AHEAD = 64  # images in a batch
+BATCH_BYTES = 256 << 20  # or so many bytes of files and of pixels to search, if they are reached before
+TOLD_SINGLY = 20  # unreadable images that get a line each in the report
+FARTHEST_PX = 1e6  # landmarks farther off are none
 
 ListDataset = Callable[[Source], Listing]
 LandmarkWord = Literal["auto", "dataset", "search", "none"]
@@ -77,6 +85,7 @@ class ImportOptions:
             copies of a picture stay together.
         seed: of that choice.
         licence: terms of the images, where the dataset does not tell them.
+        subsets: name -> list of images that become the metadata column ``subset_NAME``, see `nkf.data.subsets`.
     """
 
     landmarks: Path | LandmarkWord = "auto"
@@ -86,13 +95,14 @@ class ImportOptions:
     valid_share: float = 0.0
     seed: int = 0
     licence: str = ""
+    subsets: Mapping[str, Path] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        """What has to be the same for an import to go on."""
-        names = ("landmarks", "drop_leaks", "leak_md5", "valid_share", "seed", "licence")
-        files = [_stamp(file) for file in (self.landmarks, self.leak_md5) if isinstance(file, Path)]
-        told = {name: str(getattr(self, name)) for name in names}
-        return told | {"searches": self.find_faces is not None, "files": files}
+        """What has to be the same for an import to go on; the others only act at its end."""
+        files = [stamp(file) for file in (self.landmarks, self.leak_md5) if isinstance(file, Path)]
+        told = {name: str(getattr(self, name)) for name in ("landmarks", "drop_leaks", "leak_md5")}
+        subsets = {name: stamp(file) for name, file in self.subsets.items()}
+        return told | {"searches": self.find_faces is not None, "files": files, "subsets": subsets}
 
 
 def import_dataset(
@@ -117,19 +127,19 @@ def import_dataset(
         NkfError: when the source, a label table or an option is unusable, such as `valid_share` where valid exists.
     """
     options = options or ImportOptions()
-    if not 0 <= options.valid_share < 1:
-        raise NkfError(f"valid_share {options.valid_share}: expected a share from 0 to below 1")
+    _refuse_unusable(options, source, out)
     listed = read_md5_list(options.leak_md5) if options.leak_md5 else frozenset()
+    subsets = read_subsets(options.subsets)
     teacher = TeacherLandmarks(options.landmarks) if isinstance(options.landmarks, Path) else None
-    if options.seed < 0:
-        raise NkfError(f"seed {options.seed}: expected a whole number from 0")
-    if options.landmarks == "search" and options.find_faces is None:
-        raise ValueError("landmarks 'search' needs find_faces")
-    identity = {"source": _stamp(source), "reader": _describe(list_dataset), "nkf": __version__}
+    identity = {"source": stamp(source), "reader": describe(list_dataset), "nkf": __version__}
     with open_source(source) as files, PackWriter(out, {}, identity=identity | options.identity()) as pack:
         if not Index.exists(pack.partial):
-            write_index(list_dataset(files), pack.partial, progress, files.warnings)
+            files.opened.update(files_bound(list_dataset))
+            listing = list_dataset(files)
+            add_subsets(listing, subsets)
+            write_index(listing, pack.partial, progress, files.warnings, files.opened)
         index = Index(pack.partial)
+        refuse_changed(source, index.opened, pack.partial)
         if options.valid_share and index.count("valid"):
             raise NkfError(f"{source}: has a valid split of its own; leave out valid_share")
         pack.metadata = _metadata(index.listing, teacher)
@@ -138,10 +148,41 @@ def import_dataset(
         if options.valid_share:
             pack.split_by = partial(_carve, share=options.valid_share, seed=options.seed)
         pack.manifest |= _manifest(index.listing, source, options, pack.notes)
-        dropped = [row["pixels_md5"] for row in pack.notes.dropped]
-        pack.describe = partial(_describe_rows, listed=listed, dropped=dropped)
-        warnings = [*index.listing.warnings, *pack.notes.skipped]
-    return _report(Pack(out), warnings)
+        pack.describe = partial(
+            _describe_rows, listed=listed, dropped=[row["pixels_md5"] for row in pack.notes.dropped]
+        )
+    return _report(Pack(out), [*index.listing.warnings, *_first_of(pack.notes.skipped)])
+
+
+def _refuse_unusable(options: ImportOptions, source: Path, out: Path) -> None:
+    if not 0 <= options.valid_share < 1:
+        raise NkfError(f"valid_share {options.valid_share}: expected a share from 0 to below 1")
+    if options.seed < 0:
+        raise NkfError(f"seed {options.seed}: expected a whole number from 0")
+    if options.landmarks == "search" and options.find_faces is None:
+        raise ValueError("landmarks 'search' needs find_faces")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise NkfError(f"{out}: lies in the folder that is imported; name one outside of {source}")
+
+
+def _first_of(skipped: Sequence[str]) -> list[str]:
+    more = len(skipped) - TOLD_SINGLY
+    return [*skipped[:TOLD_SINGLY], *([f"... and {more:,} more unreadable images"] if more > 0 else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An entry and its image: `picture` is an error where there is none, and black unless it `is_searched`."""
+
+    entry: Entry
+    data: bytes
+    picture: Picture | ImageError
+    is_searched: bool
+
+    @property
+    def held_bytes(self) -> int:
+        pixels = self.picture.image_rgb.nbytes if self.is_searched and isinstance(self.picture, Picture) else 0
+        return len(self.data) + pixels
 
 
 @dataclass(slots=True)
@@ -162,60 +203,69 @@ class _Importer:
             forbidden |= set(table.column("pixels_md5")[table.column("split") != "train"].tolist())
         if self.teacher is not None and all(self.teacher.row(entry) is None for entry in index.entries()):
             raise NkfError(f"{self.teacher.path}: names none of these images; expected the landmarks of this dataset")
-        entries = iter(progress(index.entries(done), "Importing", len(index) - done))
+        entries = progress(index.entries(done), "Importing", len(index) - done)
         with ThreadPoolExecutor(THREADS) as pool:
-            while batch := list(islice(entries, READ_AHEAD)):
-                self._add(batch, pool, forbidden)
+            self._add_all(iter(entries), pool, forbidden)
 
-    def _add(self, batch: Sequence[Entry], pool: Executor, forbidden: set[str]) -> None:
-        read = list(pool.map(self._read, batch))
-        searched = self._search(batch, read)
-        for entry, found, points in zip(batch, read, searched, strict=True):
-            if isinstance(found, ImageError):
-                self.pack.skip(f"skipped {found}")
+    def _add_all(self, entries: Iterator[Entry], pool: Executor, forbidden: set[str]) -> None:
+        """Read images in threads, a few ahead of the batch that is searched; that ends when enough bytes are held."""
+        waiting: deque[Future[_Read]] = deque()
+        batch: list[_Read] = []
+        while True:
+            waiting.extend(pool.submit(self._read, entry) for entry in islice(entries, THREADS - len(waiting)))
+            if not waiting:
+                break
+            batch.append(waiting.popleft().result())
+            if len(batch) >= READ_AHEAD or sum(read.held_bytes for read in batch) >= BATCH_BYTES:
+                self._add(batch, forbidden)
+                batch = []
+        self._add(batch, forbidden)
+
+    def _add(self, batch: Sequence["_Read"], forbidden: set[str]) -> None:
+        for read, points in zip(batch, self._search(batch), strict=True):
+            entry, picture = read.entry, read.picture
+            if isinstance(picture, ImageError):
+                self.pack.skip(f"skipped {picture}")
                 continue
-            data, picture = found
             if entry.split != "train":
                 forbidden.add(picture.pixels_md5)
             elif self.options.drop_leaks and picture.pixels_md5 in forbidden:
                 votes = None if entry.votes is None else entry.votes.tolist()
                 self.pack.drop(pixels_md5=picture.pixels_md5, label=entry.label, votes=votes)
                 continue
-            self.pack.add(self._sample(entry, data, points), picture)
+            self.pack.add(self._sample(entry, read.data, points), picture)
 
-    def _read(self, entry: Entry) -> tuple[bytes, Picture] | ImageError:
+    def _read(self, entry: Entry) -> "_Read":
+        is_searched = self.options.find_faces is not None and (
+            self.options.landmarks == "search"
+            or (self.options.landmarks == "auto" and usable_landmarks(entry.landmarks_px) is None)
+        )
         try:
             data = self.files.read(entry.member) if entry.image_bytes is None else entry.image_bytes
-            return data, Picture.decode(data, f"{self.files.path}: {entry.member}")
+            picture = Picture.decode(data, f"{self.files.path}: {entry.member}")
         except ImageError as error:
-            return error
+            return _Read(entry, b"", error, False)
+        return _Read(entry, data, picture if is_searched else picture.without_pixels(), is_searched)
 
-    def _search(self, batch: Sequence[Entry], read: Sequence[Any]) -> list[Points | None]:
+    def _search(self, batch: Sequence["_Read"]) -> list[Points | None]:
         """Landmarks that neither the dataset nor a teacher has."""
         result: list[Points | None] = [None] * len(batch)
-        if self.options.find_faces is None or self.options.landmarks not in ("auto", "search"):
-            return result
-        given = self.options.landmarks == "auto"
-        chosen = [
-            k
-            for k, (entry, found) in enumerate(zip(batch, read, strict=True))
-            if not isinstance(found, ImageError) and not (given and entry.landmarks_px is not None)
-        ]
-        if chosen:
-            images = [read[k][1].image_rgb for k in chosen]
-            found = self.options.find_faces(images, [batch[k].box_xyxy for k in chosen], self.shows)
+        chosen = [k for k, read in enumerate(batch) if read.is_searched]
+        images = [read.picture.image_rgb for read in batch if read.is_searched and isinstance(read.picture, Picture)]
+        if chosen and self.options.find_faces is not None:
+            found = self.options.find_faces(images, [batch[k].entry.box_xyxy for k in chosen], self.shows)
             for k, points in zip(chosen, found, strict=True):
-                result[k] = points
+                result[k] = usable_landmarks(points)
         return result
 
     def _sample(self, entry: Entry, data: bytes, searched: Points | None) -> Sample:
         metadata: Mapping[str, Any] = entry.metadata
         points, source = searched, "fan"
         if self.teacher is not None:
-            points, source = self.teacher.landmarks_px(entry), "teacher"
+            points, source = usable_landmarks(self.teacher.landmarks_px(entry)), "teacher"
             metadata = {**metadata, **self.teacher.metadata(entry)}
         elif points is None and self.options.landmarks in ("auto", "dataset"):
-            points, source = entry.landmarks_px, "dataset"
+            points, source = usable_landmarks(entry.landmarks_px), "dataset"
         return Sample(
             name=entry.name,
             split=entry.split,
@@ -231,10 +281,11 @@ class _Importer:
         )
 
 
-def _stamp(path: Path) -> list[str | int]:
-    """What tells whether a file is still the same: a folder's time says nothing about what lies deep in it."""
-    known = path.stat() if path.is_file() else None
-    return [str(path.resolve()), *([known.st_size, known.st_mtime_ns] if known else [])]
+def usable_landmarks(points_px: Points | None) -> Points | None:
+    """(68, 2) landmarks as they are, or None where they are no face's: not finite, all in one place, or far away."""
+    if points_px is None or not np.isfinite(points_px).all() or np.abs(points_px).max() > FARTHEST_PX:
+        return None
+    return points_px if np.ptp(points_px, axis=0).max() > 0 else None
 
 
 def _metadata(listing: Listing, teacher: TeacherLandmarks | None) -> Columns:
@@ -244,19 +295,15 @@ def _metadata(listing: Listing, teacher: TeacherLandmarks | None) -> Columns:
     return own | taught
 
 
-def _describe(list_dataset: ListDataset) -> str:
-    if isinstance(list_dataset, partial):
-        options = ", ".join(f"{name}={value!r}" for name, value in sorted(list_dataset.keywords.items()))
-        return f"{list_dataset.func.__name__}({options})"
-    return getattr(list_dataset, "__name__", type(list_dataset).__name__)
-
-
 def _carve(rows: Table, *, share: float, seed: int) -> NDArray[np.str_]:
     """Move a share of train to valid."""
     splits = rows.column("split").astype("<U5")
     train = np.flatnonzero(splits == "train")
     labels = class_numbers(rows.column("votes"), rows.column("label"), "majority")[train]
-    part = stratified_groups(labels, linked_rows(rows)[train], (1 - share, share), seed)
+    try:
+        part = stratified_groups(labels, linked_rows(rows)[train], (1 - share, share), seed)
+    except NkfError as error:
+        raise NkfError(f"valid_share {share}: {error}; with another, or none, the import goes on at its end") from error
     splits[train[part == 1]] = "valid"
     return splits
 
@@ -295,4 +342,4 @@ def _report(pack: Pack, warnings: Sequence[str]) -> ImportReport:
     manifest = pack.manifest
     names = ("dataset", "counts", "left_out", "leaks_found", "leaks_dropped", "images_skipped")
     told = {name: manifest[name] for name in (*names, "landmarks_found", "landmarks_missing")}
-    return ImportReport(images=manifest["images_by_split"], warnings=(*warnings, *differences(pack)), **told)
+    return ImportReport(images=manifest["images_by_split"], warnings=(*warnings, *map(str, differences(pack))), **told)

@@ -5,8 +5,9 @@ Images of test come first, then valid, then train, so that train can do without 
 """
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,8 @@ from nkf.geometry import NUM_LANDMARKS
 from nkf.progress import Progress
 
 BATCH = 2048
+MAX_TEXT = 1000  # characters; in memory each text of a column takes as much space as its longest
+MAX_INTEGER = 2**63 - 1
 ORDER = SPLITS[::-1]
 _COLUMNS: Columns = {
     "name": "text",
@@ -38,7 +41,13 @@ _COLUMNS: Columns = {
 }
 
 
-def write_index(listing: Listing, folder: Path, progress: Progress, warnings: Sequence[str] = ()) -> None:
+def write_index(
+    listing: Listing,
+    folder: Path,
+    progress: Progress,
+    warnings: Sequence[str] = (),
+    opened: Mapping[str, Sequence[int]] | None = None,
+) -> None:
     """Write a listing's entries into ``index-SPLIT.arrow``, and last, what it says of them, ``index-done.json``.
 
     Args:
@@ -46,6 +55,10 @@ def write_index(listing: Listing, folder: Path, progress: Progress, warnings: Se
         folder: for the files.
         progress: shows how far it is.
         warnings: of the source; they may grow while it is listed, and come before the listing's own.
+        opened: what `Source.opened` tells; may grow too.
+
+    Raises:
+        NkfError: when a name comes twice in a split, or an entry does not fit into a table.
     """
     metadata = metadata_columns(listing)
     columns = {**_COLUMNS, **{f"meta_{name}": kind for name, kind in metadata.items()}}
@@ -56,10 +69,19 @@ def write_index(listing: Listing, folder: Path, progress: Progress, warnings: Se
         entries_left = iter(progress(listing.entries, "Listing", listing.total or 0))
         while entries := list(islice(entries_left, BATCH)):
             for split, table in tables.items():
-                rows = [_row(entry) for entry in entries if entry.split == split]
+                rows = [_row(entry, listing) for entry in entries if entry.split == split]
                 if rows:
                     table.write(rows)
-    content = {
+    for split in ORDER:
+        refuse_doubles(np.char.add(f"{split}/", Table(_file(folder, split)).column("name")), listing.dataset)
+    with replacing(folder / "index-done.json") as partial, partial.open("w") as stream:
+        stream.write(json.dumps(_about(listing, warnings, opened or {})))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _about(listing: Listing, warnings: Sequence[str], opened: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    return {
         "dataset": listing.dataset,
         "licence": listing.licence,
         "shows": listing.shows,
@@ -69,11 +91,8 @@ def write_index(listing: Listing, folder: Path, progress: Progress, warnings: Se
         "left_out": listing.left_out,
         "known": known_to_json(listing.known),
         "uncounted": [(split, votes.tolist()) for split, votes in listing.uncounted],
+        "opened": dict(opened),
     }
-    for split in ORDER:
-        refuse_doubles(np.char.add(f"{split}/", Table(_file(folder, split)).column("name")), listing.dataset)
-    with replacing(folder / "index-done.json") as partial:
-        partial.write_text(json.dumps(content))
 
 
 class Index:
@@ -81,10 +100,18 @@ class Index:
 
     Attributes:
         listing: of the dataset; its entries are all of the index.
+        opened: files that the listing was made of, see `Source.opened`.
+
+    Raises:
+        NkfError: when it is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
-        content: dict[str, Any] = json.loads((folder / "index-done.json").read_text())
+        try:
+            content: dict[str, Any] = json.loads((folder / "index-done.json").read_text())
+        except (OSError, ValueError) as error:
+            raise NkfError(f"{folder}: damaged (index-done.json); remove it to start anew") from error
+        self.opened: dict[str, list[int]] = content["opened"]
         self._tables = {split: Table(_file(folder, split)) for split in ORDER}
         self.listing = Listing(
             **{key: content[key] for key in ("dataset", "licence", "shows", "details", "metadata", "warnings")},
@@ -135,9 +162,21 @@ def _file(folder: Path, split: str) -> Path:
     return folder / f"index-{split}.arrow"
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: Entry, listing: Listing) -> dict[str, Any]:
+    texts = {"its name": entry.name, "its file": entry.member}
+    texts |= {name: value for name, value in entry.metadata.items() if listing.metadata.get(name) == "text"}
+    for name, value in texts.items():
+        if value is not None and len(value) > MAX_TEXT:
+            raise NkfError(f"{_what(entry, listing)}: {name} has {len(value):,} characters, at most {MAX_TEXT:,} fit")
+    for name, value in entry.metadata.items():
+        if listing.metadata.get(name) == "integer" and value is not None and not -MAX_INTEGER <= value <= MAX_INTEGER:
+            raise NkfError(f"{_what(entry, listing)}: {name} {value}, expected a whole number of at most 63 bits")
     row = {name: getattr(entry, name) for name in _COLUMNS}
     return row | {f"meta_{name}": value for name, value in entry.metadata.items()}
+
+
+def _what(entry: Entry, listing: Listing) -> str:
+    return f"{listing.dataset}: {entry.split}, {entry.name[:100]!r}"
 
 
 def _entry(split: str, row: dict[str, Any]) -> Entry:

@@ -1,6 +1,6 @@
 """What an importer makes of a dataset before any image is read: an `Entry` for each, and what to expect of them all."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nkf.data.labels import EXPRESSIONS
+from nkf.data.sources import some
 from nkf.geometry import Points
 
 SPLITS = ("train", "valid", "test")
+MAX_COORDINATE = 1e6  # pixels; no photo has more
 LabelSource = Literal["label", "majority", "argmax8", "argmax10"]  # how an image came to its class: "label" = as it is
 # A metadata column: text, a whole number, a number, or that many numbers an image.
 MetadataType = Literal["text", "integer", "number"] | int
@@ -101,6 +103,31 @@ class Listing:
     left_out: Counter[str] = field(default_factory=Counter)
     uncounted: list[tuple[str, NDArray[np.uint8]]] = field(default_factory=list)
     total: int | None = None
+
+
+class Problems:
+    """Counts what is wrong and keeps a few examples, for one line of warning for each kind.
+
+    Args:
+        where: the file or folder that the lines begin with.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._counts: Counter[str] = Counter()
+        self._examples: defaultdict[str, list[str]] = defaultdict(list)
+
+    def add(self, what: str, example: str) -> None:
+        """Count one more of a kind."""
+        self._counts[what] += 1
+        if len(self._examples[what]) < 5:  # one more than a line shows, so that it ends in dots
+            self._examples[what].append(example)
+
+    def warnings(self) -> list[str]:
+        """The lines, in the order in which the kinds came up."""
+        return [
+            f"{self._where}: {what}: {count:,} ({some(self._examples[what])})" for what, count in self._counts.items()
+        ]
 
 
 def known_to_json(known: KnownCounts) -> dict[str, Any]:

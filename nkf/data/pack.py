@@ -10,7 +10,7 @@ Readers map the files into memory, so several processes share one copy. `nkf.dat
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -47,6 +47,19 @@ COLUMNS: Columns = {
     "shard": "integer",
     "offset": "integer",
     "length": "integer",
+}
+
+
+# What a manifest has to tell, and whether it does.
+_NEEDED: dict[str, Callable[[Any], bool]] = {
+    "images": lambda value: isinstance(value, int),
+    "images_by_split": lambda value: (
+        isinstance(value, dict) and all(split in SPLITS and isinstance(count, int) for split, count in value.items())
+    ),
+    "shards": lambda value: (
+        isinstance(value, list)
+        and all(isinstance(shard, dict) and isinstance(shard.get("bytes"), int) for shard in value)
+    ),
 }
 
 
@@ -109,6 +122,9 @@ class Pack:
             raise NkfError(f"{path}: damaged manifest.json (it does not tell its schema); import again")
         if manifest["schema"] != MANIFEST_SCHEMA:
             raise NkfError(f"{path}: pack schema {manifest['schema']}, this nkf reads {MANIFEST_SCHEMA}; import again")
+        missing = [name for name, is_right in _NEEDED.items() if not is_right(manifest.get(name))]
+        if missing:
+            raise NkfError(f"{path}: damaged manifest.json (it does not tell {', '.join(missing)}); import again")
         self.manifest: dict[str, Any] = manifest
         self._open_shard = lru_cache(MAX_OPEN_SHARDS)(self._map_shard)
 
@@ -180,13 +196,13 @@ class Pack:
     @property
     def shard_files(self) -> list[Path]:
         """The image files; their names are those of the format, whatever a manifest says."""
-        return [self.path / shard_name(number) for number in range(len(self.manifest.get("shards", [])))]
+        return [self.path / shard_name(number) for number in range(len(self.manifest["shards"]))]
 
     def _map_shard(self, number: int) -> NDArray[np.uint8]:
         file = self.path / shard_name(number)
         try:
             expected = self.manifest["shards"][number]["bytes"]
-        except (LookupError, TypeError) as error:
+        except IndexError as error:
             raise NkfError(
                 f"{self.path}: damaged manifest.json (it does not tell of {file.name}); import again"
             ) from error

@@ -6,8 +6,8 @@ While it is written the pack is ``NAME.partial``:
     part-00000.arrow   rows of one part, with notes about the source's entries behind them
     images-00000.bin   image files; what lies behind the last part's end is cut off when an import goes on
 
-A part is complete when it has its name, for it is renamed when it is whole. At the end the parts become ``rows.arrow``,
-and the folder gets its final name.
+A part is complete when it has its name, for it is renamed when it is whole and on the disk. At the end the parts become
+``rows.arrow``, the folder gets its final name, and then what is no longer needed in it goes.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -29,6 +29,7 @@ from nkf import __version__
 from nkf.data.labels import EXPRESSIONS
 from nkf.data.listing import SPLITS
 from nkf.data.pack import COLUMNS, LANDMARK_SOURCES, MANIFEST_SCHEMA, Sample, pixels_md5, refuse_doubles, shard_name
+from nkf.data.pack_parts import Notes, check_sizes, cut_off, part_files, readable_parts, tidy
 from nkf.data.tables import Columns, ColumnType, Table, TableWriter, require_pyarrow
 from nkf.errors import NkfError
 from nkf.files import file_sha256, replacing
@@ -37,6 +38,7 @@ from nkf.images import ImageRGB, decode_image
 PART_ROWS = 2048  # what a kill costs at most: seconds without landmarks, half a minute with
 PART_BYTES = 256 << 20
 SHARD_BYTES = 1 << 30
+HOPELESS = 200  # so many images, not one of them readable: the rest will not be either
 THREADS = 4  # to decode with: Pillow and hashlib work outside Python's lock, and reading waits for the disk
 
 
@@ -64,26 +66,9 @@ class Picture:
         image_rgb = decode_image(data, name)
         return cls(image_rgb, hashlib.md5(data).hexdigest(), pixels_md5(image_rgb))
 
-
-@dataclass(slots=True)
-class Notes:
-    """What the parts tell beside their rows; adds up over the parts.
-
-    Attributes:
-        consumed: entries of the source that are done, whether they gave a row or not.
-        skipped: one line for each image that could not be read.
-        dropped: train images that were left out as leaks: ``pixels_md5``, ``label``, ``votes``.
-    """
-
-    consumed: int = 0
-    skipped: list[str] = field(default_factory=list)
-    dropped: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, more: "Notes") -> None:
-        """Add those of further entries."""
-        self.consumed += more.consumed
-        self.skipped += more.skipped
-        self.dropped += more.dropped
+    def without_pixels(self) -> "Picture":
+        """The same, but its image is black, and takes no memory."""
+        return replace(self, image_rgb=np.broadcast_to(np.uint8(0), self.image_rgb.shape))
 
 
 class PackWriter:
@@ -91,7 +76,7 @@ class PackWriter:
 
     Nothing appears under `path` unless the block ends without an error. What an interrupted block has written stays in
     ``NAME.partial`` if `identity` is given, and the next writer of the same identity goes on from it: `notes` and
-    `written` tell where.
+    `written` tell where. Where nothing was written but an index of the source, one of another identity starts anew.
 
     Attributes:
         path: folder of the pack.
@@ -103,7 +88,7 @@ class PackWriter:
         describe: at the end, makes more for the manifest out of the finished rows.
 
     Raises:
-        NkfError: when `path` exists already, or cannot be written.
+        NkfError: when `path` exists already, or cannot be written; when the first images are all unreadable.
     """
 
     def __init__(
@@ -115,6 +100,9 @@ class PackWriter:
         identity: Mapping[str, Any] | None = None,
     ) -> None:
         require_pyarrow()
+        if (path / "import.json").exists() and (path / "manifest.json").exists():
+            with suppress(OSError):
+                tidy(path)  # the last run ended before it had done so
         if path.exists():
             raise NkfError(f"{path}: exists already; name a new folder for the pack")
         self.path = path
@@ -125,6 +113,7 @@ class PackWriter:
         self.describe: Callable[[Table], Mapping[str, Any]] | None = None
         self.partial = path.with_name(path.name + ".partial")
         self._identity = identity
+        self._hopeless = False
         self._rows: list[dict[str, Any]] = []
         self._part_notes = Notes()
         self._images: BinaryIO | None = None
@@ -133,6 +122,9 @@ class PackWriter:
     def __enter__(self) -> Self:
         with self._writing():
             self.partial.mkdir(parents=True, exist_ok=True)
+            found = {file.name for file in self.partial.iterdir()}
+        if found and not found & {"import.json", "lock"}:
+            raise NkfError(f"{self.partial}: is in the way and no import made it; rename it, or name another pack")
         self._lock()
         try:
             with self._writing():
@@ -145,7 +137,7 @@ class PackWriter:
     @property
     def parts(self) -> list[Path]:
         """The complete parts, in order."""
-        return sorted(self.partial.glob("part-*.arrow"))
+        return part_files(self.partial)
 
     def written(self) -> Iterator[Table]:
         """The rows of complete parts."""
@@ -169,8 +161,15 @@ class PackWriter:
         self._advance()
 
     def skip(self, message: str) -> None:
-        """Note that an entry gives no row."""
+        """Note that an entry gives no row.
+
+        Raises:
+            NkfError: when none of the first `HOPELESS` entries gave one.
+        """
         self._advance(skipped=[message])
+        if self.notes.consumed == len(self.notes.skipped) == HOPELESS:
+            self._hopeless = True
+            raise NkfError(f"{self.path}: none of the first {HOPELESS} images is readable ({self.notes.skipped[0]})")
 
     def drop(self, **what: Any) -> None:
         """Note that an entry gives no row because its picture must not be in train; see `Notes.dropped`."""
@@ -214,6 +213,7 @@ class PackWriter:
         with self._writing():
             if self._images is not None:
                 self._images.flush()
+                os.fsync(self._images.fileno())  # before the part that tells of them
             end = {"shard": self._shard, "offset": self._offset}
             part = self.partial / f"part-{len(self.parts):05}.arrow"
             notes = {name: getattr(self._part_notes, name) for name in Notes.__slots__}
@@ -249,54 +249,49 @@ class PackWriter:
     def _resume(self) -> None:
         marker = self.partial / "import.json"
         identity = json.dumps(self._identity, sort_keys=True)
-        if self._identity is None or not marker.exists():
+        same = self._identity is not None and marker.exists() and marker.read_text() == identity
+        if self._identity is not None and marker.exists() and not same and self.parts:
+            raise NkfError(
+                f"{self.partial}: holds another import that was interrupted; "
+                "finish that with the same command, or remove the folder"
+            )
+        if not same:
+            marker.unlink(missing_ok=True)  # first: a kill must not leave it with some of the parts
             for file in self.partial.iterdir():
                 if file.name != "lock":
                     shutil.rmtree(file) if file.is_dir() else file.unlink()
             with replacing(marker) as partial:
                 partial.write_text(identity)
-        elif marker.read_text() != identity:
-            raise NkfError(
-                f"{self.partial}: holds another import that was interrupted; "
-                "finish that with the same command, or remove the folder"
-            )
-        for part in self.written():
+        ends: dict[int, int] = {}
+        for part in readable_parts(self.partial):
             notes = part.notes
             self.notes.add(Notes(notes["consumed"], notes["skipped"], notes["dropped"]))
             self._shard, self._offset = notes["end"]["shard"], notes["end"]["offset"]
+            ends[self._shard] = self._offset
             self.metadata = {name: kind for name, kind in part.columns.items() if name not in COLUMNS}
+        if self._offset == 0:
+            ends.pop(self._shard, None)  # not one image in it
+        cut_off(self.partial, ends)
         if self._offset >= SHARD_BYTES:
             self._shard, self._offset = self._shard + 1, 0
-        self._cut_off(self._shard_file(self._shard))
         for file in self.partial.glob("*.*.partial"):  # of a part that was being written when the last run ended
             file.unlink()
 
-    def _cut_off(self, shard: Path) -> None:
-        """Remove what the last run wrote behind the end of its last part."""
-        size = shard.stat().st_size if shard.exists() else 0
-        if size < self._offset:  # the machine went down, and the disk lost what was written last
-            raise NkfError(f"{shard}: damaged, {size} bytes, expected {self._offset}; remove {self.partial}")
-        if self._offset:
-            os.truncate(shard, self._offset)
-        else:
-            shard.unlink(missing_ok=True)
-
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        nothing_to_go_on_from = self._identity is None
+        refused = kind is not None and issubclass(kind, NkfError)
         try:
             self._close_shard_and_part(kind)
             if kind is None:
                 self._finish()
                 with self._writing():
-                    self.partial.rename(self.path)  # with the lock in it, so that nobody takes it for unfinished
-                (self.path / "lock").unlink(missing_ok=True)
-            else:
-                nothing_to_go_on_from |= issubclass(kind, NkfError) and not self.parts
-        except NkfError as error:
-            nothing_to_go_on_from |= not isinstance(error.__cause__, OSError)  # refused, as it would be again
+                    self.partial.rename(self.path)  # with all that is in it: until then the next run could go on
+                    tidy(self.path)
+        except NkfError:
+            refused = True
             raise
         finally:
-            if nothing_to_go_on_from:
+            nothing_to_go_on_from = not self.parts and not (self.partial / "index-done.json").exists()
+            if self._identity is None or self._hopeless or (refused and nothing_to_go_on_from):
                 shutil.rmtree(self.partial, ignore_errors=True)
             self._held.release()
 
@@ -309,9 +304,11 @@ class PackWriter:
                 self._close_shard()
 
     def _finish(self) -> None:
-        """Join the parts; what is there before the manifest is written can be made again."""
+        """Join the parts; all that is made here can be made again."""
         if not any(len(part) for part in self.written()):
-            raise NkfError(f"{self.path}: the source holds no readable image to pack")
+            self._hopeless = True
+            first = f" ({self.notes.skipped[0]})" if self.notes.skipped else ""
+            raise NkfError(f"{self.path}: the source holds no readable image to pack{first}")
         with self._writing():
             rows = self.partial / "rows.arrow"
             with TableWriter(rows, self.columns) as table:
@@ -322,9 +319,6 @@ class PackWriter:
                 resplit(rows, self.columns, self.split_by(Table(rows)))
             more = self.describe(Table(rows)) if self.describe is not None else {}
             write_manifest(self.partial, {**self.manifest, **more})
-            # Without import.json, first, the next run starts anew; with only some of the parts it would go wrong.
-            for file in [self.partial / "import.json", *self.parts, *self.partial.glob("index-*")]:
-                file.unlink()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -346,11 +340,16 @@ def check_names(rows: Table, path: Path) -> None:
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any], shards: Sequence[Any] | None = None) -> None:
-    """Write ``manifest.json`` for the rows and images of a folder, with their hashes; `shards` if these are known."""
+    """Write ``manifest.json`` for the rows and images of a folder, with their hashes; `shards` if these are known.
+
+    Raises:
+        NkfError: when the image files do not end where the rows say.
+    """
     rows = Table(folder / "rows.arrow")
     counts = Counter(rows.column("split").tolist())
     if shards is None:
         files = sorted(folder.glob("images-*.bin"))
+        check_sizes(rows, files)
         shards = [{"file": f.name, "bytes": f.stat().st_size, "sha256": file_sha256(f)} for f in files]
     content = {"schema": MANIFEST_SCHEMA, "nkf_version": __version__, "classes": EXPRESSIONS, **manifest}
     content |= {

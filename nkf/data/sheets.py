@@ -12,6 +12,7 @@ from nkf.geometry import Points
 from nkf.images import ImageRGB
 
 MAX_ENLARGEMENT = 4.0
+SIDE = 96  # of a cell in pixels
 GAP_PX = 6
 CAPTION_PX = 11
 TITLE_PX = 18
@@ -28,7 +29,7 @@ def contact_sheet(
     captions: Sequence[str],
     *,
     columns: int = 10,
-    side: int = 96,
+    side: int = SIDE,
     title: str = "",
     landmarks_px: Sequence[Points | None] | None = None,
     boxes_xyxy: Sequence[NDArray[np.floating] | None] | None = None,
@@ -74,6 +75,18 @@ def contact_sheet(
             _draw_points(draw, np.asarray(points, np.float64) * scale + corner, (x, y, side))
         draw.text((x, y + side), cut(caption, side, font), fill=TEXT, font=font)
     return sheet
+
+
+def shrink(picture: ImageRGB, side: int = SIDE) -> tuple[ImageRGB, NDArray[np.float64]]:
+    """Make a picture as small as it gets in its cell, so that a sheet needs no more; never larger.
+
+    Returns:
+        The picture and the (2,) factors in x and y, for its boxes and landmarks.
+    """
+    if max(picture.shape[:2]) <= side:
+        return picture, np.ones(2)
+    image, scale, _ = _fit(picture, side)
+    return np.asarray(image), scale
 
 
 def cut(text: str, width_px: int, font: Any) -> str:

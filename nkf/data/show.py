@@ -12,6 +12,8 @@ from nkf.data.labels import EXPRESSIONS, LABEL_RULES, VOTE_COLUMNS
 from nkf.data.pack import Pack
 from nkf.errors import NkfError
 
+MAX_DRAWN = 2000  # the sheet has 200 rows then, some 23,000 pixels
+
 
 def describe_image(pack: Pack, name: str, split: str | None = None) -> str:
     """All that a pack knows of an image, as JSON; a list if several splits have one of that name.
@@ -45,8 +47,8 @@ def draw_some(
     """
     if label is not None and label not in EXPRESSIONS:
         raise NkfError(f"label {label!r}: choose one of {', '.join(EXPRESSIONS)}")
-    if count < 1:
-        raise NkfError(f"count {count}: expected at least 1")
+    if not 1 <= count <= MAX_DRAWN:
+        raise NkfError(f"count {count}: expected 1 to {MAX_DRAWN}")
     if seed < 0:
         raise NkfError(f"seed {seed}: expected a whole number from 0")
     rows = np.arange(len(pack)) if name is None else _named(pack, name, split)
@@ -72,6 +74,7 @@ def _named(pack: Pack, name: str, split: str | None) -> NDArray[np.int64]:
 
 def _as_json(row: dict[str, Any], pack: Pack, number: int) -> dict[str, Any]:
     told = {key: _short(value) if isinstance(value, np.ndarray) else value for key, value in row.items()}
+    told = {key: _six_digits(value) if isinstance(value, float) else value for key, value in told.items()}
     told = {key: value for key, value in told.items() if value is not None and key not in ("shard", "offset")}
     if row["votes"] is not None:
         told["votes"] = {name: int(count) for name, count in zip(VOTE_COLUMNS, row["votes"], strict=True) if count}
@@ -80,6 +83,11 @@ def _as_json(row: dict[str, Any], pack: Pack, number: int) -> dict[str, Any]:
     if row["landmarks_px"] is not None:
         told["landmarks_px"] = _short(row["landmarks_px"].reshape(-1, 2))
     return told
+
+
+def _six_digits(value: float) -> float:
+    """A pack holds float32, which has no more; as float64 it would show others."""
+    return float(f"{value:.6g}")
 
 
 def _short(array: NDArray[Any]) -> list[Any]:

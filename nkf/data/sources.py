@@ -1,7 +1,8 @@
 """Where an importer reads files from: a folder or a zip, behind the same few methods.
 
 A zip is read member by member and never unpacked to disk; names that lead out of it are refused, and no member may be
-larger than its caller expects. Nothing here holds a list of all files: a dataset may have a million.
+larger than its caller expects. Of a zip the names of all files are held in memory, as its directory lists them; of a
+folder only those of the folder that is looked into.
 """
 
 import csv
@@ -9,6 +10,7 @@ import io
 import lzma
 import os
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +24,12 @@ from nkf.images import IMAGE_SUFFIXES
 
 MAX_IMAGE_BYTES = 64 << 20
 MAX_FIELD = 4 << 20  # characters of one field of a table; 68 landmarks take 2,000, the pixels of FER-2013 9,000
+MAX_ROW = 8 << 20  # characters of one row of a table; a zip of some kilobytes may unpack to a line without end
 SEARCH_DEPTH = 4  # folders that a dataset may lie below what the user names
+MAX_DEPTH = 50  # folders in each other
+
+
+UNPRINTABLE = "expected a printable name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +45,14 @@ class Source(Protocol):
 
     Attributes:
         path: the folder or the zip.
-        warnings: files left out for their names, one line each; grows as folders are looked into.
+        warnings: what was left out for its name, one line each; grows as folders are looked into.
+        opened: files of a folder that have been opened with `open`: name -> `file_stamp` at that time. A zip is one
+            file and needs no such notes.
     """
 
     path: Path
     warnings: list[str]
+    opened: dict[str, list[int]]
 
     def children(self, folder: str = "") -> Children:
         """List one folder; an absent one is empty."""
@@ -75,41 +85,52 @@ class FolderSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.warnings: list[str] = []
+        self.opened: dict[str, list[int]] = {}
         self._left_out: set[str] = set()
 
     def children(self, folder: str = "") -> Children:
-        folders, files, unprintable = [], [], []
+        folders, files, left_out = [], [], {}
         try:
             with os.scandir(self.path / folder) as entries:
                 for entry in entries:
                     if _is_hidden(entry.name):
                         continue
-                    if not entry.name.isprintable():
-                        unprintable.append(join(folder, entry.name))
-                    elif entry.is_dir():
-                        folders.append(entry.name)
-                    else:
+                    if not _is_printable(entry.name):
+                        left_out[entry.name] = UNPRINTABLE
+                    elif not entry.is_dir():
                         files.append(entry.name)
+                    elif entry.is_symlink() and self._leads_back(folder, entry.path):
+                        left_out[entry.name] = "it is a link to a folder that it lies in"
+                    else:
+                        folders.append(entry.name)
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
                 raise NkfError(f"{self.path / folder}: {error.strerror}") from error
-        for name in sorted(unprintable):
-            self._leave_out(name)
+        for name, reason in sorted(left_out.items()):
+            self._leave_out(join(folder, name), reason)
         return Children(sorted(folders), sorted(files))
 
-    def _leave_out(self, name: str) -> None:
+    def _leads_back(self, folder: str, link: str) -> bool:
+        """Tell whether a link leads to a folder on the way to it, or to one above the source."""
+        target = os.path.realpath(link)
+        on_the_way = [self.path, *(self.path / folder for folder in _above(folder))]
+        return any(Path(os.path.realpath(step)).is_relative_to(target) for step in on_the_way)
+
+    def _leave_out(self, name: str, reason: str) -> None:
         if name not in self._left_out:  # folders are looked into more than once
             self._left_out.add(name)
-            self.warnings.append(f"left out {name!a}: expected a printable name")
+            self.warnings.append(f"left out {name!a}: {reason}")
 
     def has(self, name: str) -> bool:
         return (self.path / name).is_file()
 
     def open(self, name: str) -> IO[bytes]:
+        file = self.path / name
         try:
-            return (self.path / name).open("rb")
+            self.opened[name] = file_stamp(file)
+            return file.open("rb")
         except OSError as error:
-            raise NkfError(f"{self.path / name}: {error.strerror}") from error
+            raise NkfError(f"{file}: {error.strerror}") from error
 
     def read(self, name: str, limit: int = MAX_IMAGE_BYTES) -> bytes:
         file = self.path / name
@@ -121,41 +142,57 @@ class FolderSource:
 
 
 class ZipSource:
-    """Members of an open zip; see `Source`."""
+    """Members of an open zip; see `Source`. What some programs write between folders, a backslash, is read as "/"."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path = path
         self.warnings: list[str] = []
+        self.opened: dict[str, list[int]] = {}
         self._archive = archive
         self._tree: dict[str, Children] = {}
-        self._files = set()
+        self._members: dict[str, zipfile.ZipInfo] = {}
         folders: dict[str, set[str]] = {"": set()}
-        files: dict[str, list[str]] = {}
+        files: dict[str, set[str]] = {}
         for info in archive.infolist():
-            _refuse_hostile(info.filename, path)
-            if info.filename.endswith("/") or any(map(_is_hidden, PurePosixPath(info.filename).parts)):
+            name = self._usable_name(info.filename)
+            if name is None:
                 continue
-            name = PurePosixPath(info.filename)
-            files.setdefault(_parent(name), []).append(name.name)
-            self._files.add(info.filename)
-            while name.parent.name:
-                name = name.parent
-                folders.setdefault(_parent(name), set()).add(name.name)
-        for folder in folders.keys() | files.keys():
-            self._tree[folder] = Children(sorted(folders.get(folder, ())), sorted(files.get(folder, ())))
+            files.setdefault(_parent(name), set()).add(name.name)
+            self._members[name.as_posix()] = info
+            for folder in map(PurePosixPath, _above(_parent(name))):
+                folders.setdefault(_parent(folder), set()).add(folder.name)
+        for top in folders.keys() | files.keys():
+            self._tree[top] = Children(sorted(folders.get(top, ())), sorted(files.get(top, ())))
+
+    def _usable_name(self, filename: str) -> PurePosixPath | None:
+        """The name of a file, or None for a folder and for what is left out."""
+        name = PurePosixPath(filename.replace("\\", "/"))
+        if any(map(_is_hidden, name.parts)):
+            return None
+        if not name.parts or ".." in name.parts or name.parts[0].startswith("/") or name.parts[0].endswith(":"):
+            where = f"{self.path}: refused for the name of a file in it, {filename!a}"
+            raise NkfError(f"{where}; expected plain relative names")
+        if len(name.parts) > MAX_DEPTH + 1:
+            raise NkfError(f"{self.path}: more than {MAX_DEPTH} folders in each other, {filename[:80]!a}...")
+        if filename.endswith(("/", "\\")):
+            return None
+        if not _is_printable(filename):
+            self.warnings.append(f"left out {filename!a}: {UNPRINTABLE}")
+            return None
+        return name
 
     def children(self, folder: str = "") -> Children:
         return self._tree.get(folder, Children([], []))
 
     def has(self, name: str) -> bool:
-        return name in self._files
+        return name in self._members
 
     def open(self, name: str) -> IO[bytes]:
         with self._explained(name, NkfError):
-            return self._archive.open(name)
+            return self._archive.open(self._members[name])
 
     def read(self, name: str, limit: int = MAX_IMAGE_BYTES) -> bytes:
-        with self._explained(name, ImageError), self._archive.open(name) as stream:
+        with self._explained(name, ImageError), self._archive.open(self._members[name]) as stream:
             return _read_at_most(stream.read, limit, f"{self.path}: {name}")  # never more than the header tells
 
     @contextmanager
@@ -197,12 +234,28 @@ def join(folder: str, name: str) -> str:
 
 
 def walk(source: Source, folder: str = "") -> Iterator[str]:
-    """Names of all files below a folder, at any depth, in an order that depends on the names alone."""
-    children = source.children(folder)
-    for name in children.files:
-        yield join(folder, name)
-    for name in children.folders:
-        yield from walk(source, join(folder, name))
+    """Names of all files below a folder, at any depth, in an order that depends on the names alone.
+
+    Raises:
+        NkfError: where more than `MAX_DEPTH` folders lie in each other.
+    """
+    waiting = [folder]
+    while waiting:
+        folder = waiting.pop()
+        if folder.count("/") >= MAX_DEPTH:
+            raise NkfError(f"{source.path}: more than {MAX_DEPTH} folders in each other, {folder[:80]!a}...")
+        children = source.children(folder)
+        for name in children.files:
+            yield join(folder, name)
+        waiting += [join(folder, name) for name in reversed(children.folders)]
+
+
+def file_stamp(file: Path) -> list[int]:
+    """What tells whether a file is still the same: its bytes and nanoseconds of its last change; [] = no such file."""
+    if not file.is_file():
+        return []
+    known = file.stat()
+    return [known.st_size, known.st_mtime_ns]
 
 
 def walk_images(source: Source, folder: str = "") -> Iterator[str]:
@@ -277,9 +330,23 @@ def read_table(source: Source, name: str, delimiter: str = ",") -> Iterator[Row]
     where = f"{source.path}: {name}"
     csv.field_size_limit(MAX_FIELD)
     with source.open(name) as stream:
-        reader = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), delimiter=delimiter)
+        text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+        size = 0  # of the row that is being read; a row may have several lines
+
+        def lines() -> Iterator[str]:
+            nonlocal size
+            while line := text.readline(MAX_ROW - size + 1):
+                size += len(line)
+                if size > MAX_ROW:
+                    raise NkfError(f"{where}, line {reader.line_num + 1}: a row of more than {MAX_ROW >> 20} MiB")
+                yield line
+
+        reader = csv.reader(lines(), delimiter=delimiter)
         try:
-            yield from ((reader.line_num, fields) for fields in reader if fields)
+            for fields in reader:
+                size = 0
+                if fields:
+                    yield reader.line_num, fields
         except UnicodeDecodeError as error:
             raise NkfError(f"{where}: not a text table (UTF-8)") from error
         except csv.Error as error:
@@ -304,13 +371,16 @@ def _parent(name: PurePosixPath) -> str:
     return name.parent.as_posix() if name.parent.name else ""
 
 
+def _above(folder: str) -> list[str]:
+    """A folder and all that it lies in, the top left out: "a", "a/b" for "a/b"."""
+    parts = folder.split("/") if folder else []
+    return ["/".join(parts[: count + 1]) for count in range(len(parts))]
+
+
 def _is_hidden(part: str) -> bool:
-    return part.startswith(".") or part == "__MACOSX"
+    return (part.startswith(".") and part != "..") or part == "__MACOSX"
 
 
-def _refuse_hostile(name: str, where: Path) -> None:
-    """Refuse a zip whose names lead elsewhere, or break a line of a report."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    outside = not parts or ".." in parts or parts[0].startswith("/") or parts[0].endswith(":")
-    if outside or not name.isprintable():
-        raise NkfError(f"{where}: refused for the name of a file in it, {name!a}; expected plain relative names")
+def _is_printable(name: str) -> bool:
+    """Tell whether a name can stand in a line of UTF-8; unlike `str.isprintable`, spaces of every kind may be in it."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name)

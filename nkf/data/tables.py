@@ -1,10 +1,11 @@
 """Tables on disk: Arrow IPC files, written batch by batch and memory-mapped for reading.
 
 Any program that reads Arrow (pandas, polars, DuckDB, R) opens them. Missing text and whole numbers are null, missing
-arrays and numbers NaN, missing votes zeros.
+arrays and numbers NaN, missing votes zeros. Numbers have 64 bits, whole ones too; those in arrays have 32.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from nkf.errors import NkfError
 
-# Text, bytes, a whole number, a number, or an array of so many numbers a row with their dtype.
+# Text, bytes, a whole number (int64), a number (float64), or an array of so many numbers a row with their dtype.
 ColumnType = Literal["text", "bytes", "integer", "number"] | tuple[Literal["uint8", "float32"], int]
 Columns = Mapping[str, ColumnType]
 
@@ -75,15 +76,18 @@ class TableWriter:
             for name, values in replaced.items():
                 column = pa.array(values[rows], pa.string())
                 batch = batch.set_column(batch.schema.get_field_index(name), name, column)
-            batch = batch.select(list(self._columns))
-            self._writer.write_batch(pa.record_batch(batch.columns, schema=self._schema).filter(
+            columns = [batch.column(field.name).cast(field.type) for field in self._schema]
+            self._writer.write_batch(pa.record_batch(columns, schema=self._schema).filter(
                 pa.array(np.ones(batch.num_rows, bool) if keep is None else keep[rows])
             ))  # fmt: skip
             start = rows.stop
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        self._writer.close()
-        self._sink.close()
+        try:
+            self._writer.close()
+            os.fsync(self._sink.fileno())  # otherwise the file could get its final name before its content
+        finally:
+            self._sink.close()
 
 
 class Table:
@@ -135,6 +139,8 @@ class Table:
     def column(self, name: str) -> NDArray[Any]:
         """One column as an array with a row an image: text as ``str`` ("" = missing), arrays as (N, size).
 
+        Whole numbers are int64; where some are missing, float64 with NaN, which is exact up to 2**53.
+
         Raises:
             NkfError: when there is no such column.
         """
@@ -148,7 +154,7 @@ class Table:
 def _arrow_type(kind: ColumnType) -> Any:
     import pyarrow as pa
 
-    scalars = {"text": pa.string(), "bytes": pa.large_binary(), "integer": pa.int64(), "number": pa.float32()}
+    scalars = {"text": pa.string(), "bytes": pa.large_binary(), "integer": pa.int64(), "number": pa.float64()}
     if isinstance(kind, str):
         return scalars[kind]
     dtype, size = kind
@@ -201,4 +207,4 @@ def _from_arrow(array: Any, kind: ColumnType, form: Literal["rows", "column"]) -
 def _empty(kind: ColumnType) -> NDArray[Any]:
     if isinstance(kind, tuple):
         return np.zeros((0, kind[1]), kind[0])
-    return np.zeros(0, {"text": str, "integer": np.int64}.get(kind, np.float32))
+    return np.zeros(0, {"text": str, "integer": np.int64}.get(kind, np.float64))

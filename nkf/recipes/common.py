@@ -25,6 +25,7 @@ from nkf.weights import Kind, WeightsInfo, find_weights
 _PRETRAINED_FACES = 256  # from which folded batch norms are estimated
 _VALIDATION_BATCH = 64
 _UPLOAD = 4096  # crops copied to a GPU at once
+TOLD_OF_PACK = ("source", "label_file", "crop", "licence", "images", "leaks_dropped", "valid_carved", "split")
 RESIDENT_SHARE = 0.6  # of a GPU's free memory that crops may take
 
 
@@ -69,8 +70,9 @@ class FaceTensors:
         self.landmarks_px = torch.from_numpy(landmarks_px).to(device)
         self._resident: Tensor | None = None
         if device.type == "cuda" and crops.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-            blocks = np.array_split(np.arange(len(crops)), len(crops) // _UPLOAD + 1)
-            self._resident = torch.cat([torch.from_numpy(crops.take(rows)).to(device) for rows in blocks])
+            self._resident = torch.empty((len(crops), *crops.shape), dtype=torch.uint8, device=device)
+            for rows in np.array_split(np.arange(len(crops)), len(crops) // _UPLOAD + 1):
+                self._resident[rows[0] : rows[-1] + 1] = torch.from_numpy(crops.take(rows)).to(device)
 
     def __len__(self) -> int:
         return len(self._crops)
@@ -165,7 +167,7 @@ def describe(
     """Make the sidecar; `training` are further facts about the training, `more` further fields."""
     network: Any = model
     normalize = getattr(network, "backbone", network).normalize
-    data = [{key: pack.manifest.get(key) for key in ("source", "label_file", "licence", "images")} for pack in packs]
+    data = [{key: pack.manifest[key] for key in TOLD_OF_PACK if pack.manifest.get(key)} for pack in packs]
     recipe = config.model_dump(mode="json", include={"epochs", "batch_size", "learning_rate", "seed"})
     facts: dict[str, Any] = {"data": data, **(training or {}), **recipe}
     if config.pretrained is not None:

@@ -42,13 +42,14 @@ class ExpressionRecipe:
         self.device = device
         self.protocol = config.protocol
         self.pack = Pack(config.data[0])
+        crops = load_crops(self.pack, "aligned", config.crop_size, progress)
         labels = self.protocol.class_indices(self.pack.labels(self.protocol.rule))
+        self._leave_out(labels, ~crops.shown)
         train, valid = chosen_rows(self.pack, self.protocol, labels)
         counts: dict[str, int] = {split: len(labelled(self.pack, split, labels)) for split in SPLITS}
         self.differences = check_counts(self.protocol, counts, carved=bool(self.pack.manifest.get("valid_carved")))
         for difference in self.differences:
             warnings.warn(f"{self.pack.path}: {difference}", NkfWarning, stacklevel=2)
-        crops = load_crops(self.pack, "aligned", config.crop_size, progress)
         self.num_train = len(train)
         self.order = epoch_order(
             self.num_train, config.seed, labels[train] if self.protocol.sampling == "balanced" else None
@@ -65,6 +66,14 @@ class ExpressionRecipe:
         )
         self.targets = torch.from_numpy(targets).to(device)
         self.head_rows: dict[str, list[str]] = {}
+
+    def _leave_out(self, labels: NDArray[np.int64], hidden: NDArray[np.bool_]) -> None:
+        """Take the label from photos in which no face was found: a crop of their middle would teach nothing."""
+        count = int((hidden & (labels != DROPPED)).sum())
+        if count:
+            message = f"{self.pack.path}: {count} photos are left out, no face was found in them"
+            warnings.warn(message, NkfWarning, stacklevel=3)
+        labels[hidden] = DROPPED
 
     def create(self) -> nn.Module:
         architecture = self.config.network.model_dump()
@@ -142,7 +151,8 @@ def chosen_rows(
         raise NkfError(f"{pack.path}: no labelled image of the protocol's classes in {' and '.join(protocol.train)}")
     if protocol.choose == "last":
         return rows, rows[:0]
-    if protocol.choose == "carved":
+    ready = protocol.choose == "carved" and pack.manifest.get("valid_carved") and "valid" not in protocol.train
+    if protocol.choose == "carved" and not ready:
         shares = (1 - protocol.valid_share, protocol.valid_share)
         try:
             parts = stratified_groups(labels[rows], linked_rows(pack.table)[rows], shares, protocol.seed)

@@ -87,6 +87,11 @@ def test_counts_are_compared_with_the_known_ones(tmp_path: Path, known: KnownCou
     assert report.problems == problems
 
 
+def test_a_split_that_is_missing_is_a_warning(tmp_path: Path) -> None:
+    report = check(tmp_path, clean()[:4], known_counts=known_to_json({"label": {"test": KnownCount(3068)}}))
+    assert (report.problems, report.warnings) == ([], ["made: no images of the split test, a complete copy has 3,068"])
+
+
 def test_a_valid_split_carved_out_of_train_counts_as_train(tmp_path: Path) -> None:
     known = known_to_json({"label": {"train": KnownCount(6)}})
     assert check(tmp_path, clean(), known_counts=known, valid_carved={"share": 0.3, "seed": 0}).problems == []
@@ -148,7 +153,7 @@ def test_a_picture_that_is_nearly_the_same_in_another_split_is_a_warning(tmp_pat
 
 
 @pytest.mark.parametrize(("column", "what"), [("subject", "people"), ("photo", "photos")])
-def test_a_person_or_a_photo_in_two_splits_is_wrong(tmp_path: Path, column: str, what: str) -> None:
+def test_a_person_a_photo_or_a_group_in_two_splits_is_wrong(tmp_path: Path, column: str, what: str) -> None:
     names = ["a", "b", "b", "", "c", "d", "a", ""]  # "" is nobody, and not the same one twice
     samples = [replace(one, metadata={column: name}) for one, name in zip(clean(), names, strict=True)]
     assert check(tmp_path, samples).problems == [f"1 {what} are in test and in train: a"]
@@ -231,7 +236,8 @@ def test_missing_or_broken_rows_are_one_line(tmp_path: Path) -> None:
 
 def test_a_manifest_that_says_less_is_no_crash(tmp_path: Path) -> None:
     pack = write_pack(tmp_path / "pack", clean())
-    kept = {key: value for key, value in Pack(pack).manifest.items() if key in ("schema", "images", "shards")}
+    needed = ("schema", "images", "images_by_split", "shards")
+    kept = {key: value for key, value in Pack(pack).manifest.items() if key in needed}
     (pack / "manifest.json").write_text(json.dumps(kept))
     report = check_pack(pack)
     assert report.images_by_split == {"train": 4, "valid": 2, "test": 2}
@@ -354,6 +360,16 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(NkfError, match="out: a file, expected a folder"):
         check_pack(write_pack(tmp_path / "pack", clean()), tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = write_pack(tmp_path / "pack", clean())
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("nkf.data.check._read_all", lambda pack: pytest.fail("images are read"))
+    with pytest.raises(NkfError, match=r"out: cannot be written \(Not a directory\); name another folder with --out$"):
+        check_pack(pack, tmp_path / "file" / "out")
 
 
 def test_images_of_all_shards_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nkf.data.counts import (
     ClassCounts,
+    Difference,
     add_counts,
     compare_counts,
     count_classes,
@@ -17,6 +18,7 @@ from nkf.data.counts import (
     officially,
     read_md5_list,
     sums,
+    train_with_valid,
     votes_of,
 )
 from nkf.data.formats.ferplus import KNOWN, LabelFile
@@ -56,17 +58,24 @@ def test_known_counts_add_up(label_file: LabelFile, rule: LabelSource, split: st
     assert not known.by_class or sum(known.by_class.values()) == known.total
 
 
+def only(split: str, label_file: LabelFile = "label_csv") -> Any:
+    """The known counts of one split."""
+    return {rule: {split: splits[split]} for rule, splits in KNOWN[label_file].items()}
+
+
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_known_counts_raise_no_warning(split: str) -> None:
     votes = known_votes("label_csv", split)
-    assert compare_counts("ferplus", KNOWN["label_csv"], count([split] * len(votes), votes)) == []
+    assert compare_counts("ferplus", only(split), count([split] * len(votes), votes)) == []
 
 
 def test_each_difference_is_named() -> None:
     votes = known_votes("label_csv", "valid")
     votes[0] = vote_rows({"fear": 10}, 1)[0]  # was neutral
     votes = votes[:-1]  # under argmax8 alone it had a label
-    assert compare_counts("ferplus", KNOWN["label_csv"], count(["valid"] * len(votes), votes)) == [
+    found = compare_counts("ferplus", only("valid"), count(["valid"] * len(votes), votes))
+    assert [(difference.how, difference.split) for difference in found] == [("majority", "valid"), ("argmax8", "valid")]
+    assert list(map(str, found)) == [
         "counts differ from the known ferplus (majority, valid): neutral 1179 not 1180, fear 61 not 60",
         "counts differ from the known ferplus (argmax8, valid): total 3578 not 3579",
     ]
@@ -74,16 +83,23 @@ def test_each_difference_is_named() -> None:
 
 def test_the_label_files_are_not_taken_for_each_other() -> None:
     votes = known_votes("label_csv", "test")
-    first, *_ = compare_counts("ferplus", KNOWN["fer2013new"], count(["test"] * len(votes), votes))
-    assert first.startswith("counts differ from the known ferplus (majority, test): total 3137 not 3153, ")
+    first, *_ = compare_counts("ferplus", only("test", "fer2013new"), count(["test"] * len(votes), votes))
+    assert str(first).startswith("counts differ from the known ferplus (majority, test): total 3137 not 3153, ")
 
 
-def test_only_splits_that_occur_are_compared() -> None:
-    votes = np.concatenate([known_votes("label_csv", "test"), vote_rows({"anger": 10}, 1)])
+def test_a_missing_split_is_one_line_whatever_the_rule() -> None:
+    votes = known_votes("label_csv", "test")
+    found = compare_counts("ferplus", KNOWN["label_csv"], count(["test"] * len(votes), votes))
+    assert found == [
+        Difference(None, "train", "ferplus: no images of the split train, a complete copy has 25,045"),
+        Difference(None, "valid", "ferplus: no images of the split valid, a complete copy has 3,191"),
+    ]
+
+
+def test_splits_of_which_nothing_is_known_are_not_compared() -> None:
+    votes = known_votes("label_csv", "test")
     counts = count(["test"] * (len(votes) - 1) + ["valid"], votes)
-    warnings = compare_counts("ferplus", KNOWN["label_csv"], counts)
-    assert [warning.split(":")[0][-7:] for warning in warnings] == [" valid)"] * 3
-    assert compare_counts("ferplus", KNOWN["label_csv"], count([], np.zeros((0, 10), np.uint8))) == []
+    assert {difference.split for difference in compare_counts("ferplus", only("valid"), counts)} == {"valid"}
 
 
 @pytest.mark.parametrize(
@@ -93,13 +109,12 @@ def test_only_splits_that_occur_are_compared() -> None:
         ({"label": {"train": KnownCount(3, {"fear": 2, "anger": 1})}}, ["fear 3 not 2, anger 0 not 1"]),
         ({"label": {"train": KnownCount(4)}}, ["total 3 not 4"]),
         ({"majority": {"train": KnownCount(4)}}, []),  # the pack has no votes
-        ({"label": {"test": KnownCount(4)}}, []),
         ({}, []),
     ],
 )
 def test_compare_labels(known: Any, expected: list[str]) -> None:
     counts: ClassCounts = {"label": {"train": {"fear": 3, "sadness": 0}}}
-    assert [line.split("(label, train): ")[1] for line in compare_counts("made up", known, counts)] == expected
+    assert [str(line).split("(label, train): ")[1] for line in compare_counts("made up", known, counts)] == expected
 
 
 def without_zeros(counts: ClassCounts) -> dict[str, dict[str, dict[str, int]]]:
@@ -165,6 +180,22 @@ def test_a_carved_valid_is_officially_train() -> None:
         "label": {"train": {"fear": 7, "anger": 1}, "test": {"anger": 4}}
     }
     assert officially(counts, carved=False) == counts
+
+
+def test_known_counts_of_train_and_valid_together() -> None:
+    merged = train_with_valid(KNOWN["label_csv"])
+    assert {how: {split: row.total for split, row in splits.items()} for how, splits in merged.items()} == {
+        "majority": {"test": 3_137, "train": 28_236},
+        "argmax10": {"test": 3_545, "train": 31_940},
+        "argmax8": {"test": 3_573, "train": 32_135},
+    }
+    assert merged["majority"]["train"].by_class["fear"] == 536 + 60
+    assert sum(merged["majority"]["train"].by_class.values()) == 28_236
+    assert merged["argmax8"]["train"].by_class == {}
+    assert merged["majority"]["test"] == KNOWN["label_csv"]["majority"]["test"]
+    assert train_with_valid({"label": {"train": KnownCount(5), "test": KnownCount(1)}}) == {
+        "label": {"test": KnownCount(1)}  # of valid nothing is known, so of both together neither
+    }
 
 
 @pytest.mark.parametrize(("rows", "shape"), [([], (0, 10)), ([[1] * 10, [2] * 10], (2, 10))])

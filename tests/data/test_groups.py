@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nkf.data.groups import group_numbers, linked_rows
+from nkf.data.groups import group_numbers, linked_rows, picture_keys
 from nkf.data.tables import Columns, Table, TableWriter
 
 
@@ -36,6 +36,10 @@ def test_no_rows() -> None:
     assert group_numbers([np.zeros(0, str)], 0).shape == (0,)
 
 
+def test_missing_numbers_link_nothing() -> None:
+    assert group_numbers([np.array([1, np.nan, 1, np.nan])], 4).tolist() == [0, 1, 0, 3]
+
+
 def test_texts_that_agree_in_different_columns_link_nothing() -> None:
     assert len(set(group_numbers([np.array(["x", ""]), np.array(["", "x"])], 2).tolist())) == 2
 
@@ -49,25 +53,31 @@ def test_a_long_chain() -> None:
 
 
 ROWS: list[dict[str, Any]] = [
-    {"subject": "Ann", "pixels_md5": "0"},
-    {"subject": "Bob", "pixels_md5": "1"},
-    {"subject": None, "pixels_md5": "1"},
-    {"subject": "Ann", "pixels_md5": "2"},
-    {"subject": None, "pixels_md5": "3"},
+    {"subject": "Ann", "pixels_md5": "0", "width": 4, "height": 9, "group": 1},
+    {"subject": "Bob", "pixels_md5": "1", "width": 6, "height": 6, "group": None},
+    {"subject": None, "pixels_md5": "1", "width": 6, "height": 6, "group": None},
+    {"subject": "Ann", "pixels_md5": "2", "width": 6, "height": 6, "group": 2},
+    {"subject": None, "pixels_md5": "1", "width": 4, "height": 9, "group": 2},
 ]
 
 
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        (("subject", "photo", "pixels_md5"), [0, 1, 1, 0, 4]),
-        (("subject",), [0, 1, 2, 0, 4]),
-        (("pixels_md5",), [0, 1, 1, 3, 4]),
-        (("photo",), [0, 1, 2, 3, 4]),
+        (("subject", "photo"), [0, 1, 1, 0, 4]),
+        (("group",), [0, 1, 1, 3, 3]),
+        (("subject", "group"), [0, 1, 1, 0, 0]),
+        ((), [0, 1, 1, 3, 4]),
     ],
 )
 def test_linked_rows(tmp_path: Path, columns: tuple[str, ...], expected: list[int]) -> None:
-    kinds: Columns = {"subject": "text", "pixels_md5": "text"}
+    """Copies of a picture are linked in any case; those of another size are none, though their MD5 is the same."""
+    kinds: Columns = {
+        "subject": "text", "pixels_md5": "text", "width": "integer", "height": "integer", "group": "integer",
+    }  # fmt: skip
     with TableWriter(tmp_path / "rows.arrow", kinds) as table:
         table.write(ROWS)
-    assert linked_rows(Table(tmp_path / "rows.arrow"), columns).tolist() == expected
+    rows = Table(tmp_path / "rows.arrow")
+    assert linked_rows(rows, columns).tolist() == expected
+    assert picture_keys(rows).tolist() == ["0 4x9", "1 6x6", "1 6x6", "2 6x6", "1 4x9"]
+    assert linked_rows(rows).tolist() == [0, 1, 1, 0, 4]  # people and photos

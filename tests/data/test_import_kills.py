@@ -60,7 +60,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def find_faces(images: Sequence[Any], boxes_xyxy: Sequence[Any], shows: str, /) -> list[Points | None]:
     """Landmarks that depend on the picture alone; none in some."""
     means = [float(image.mean()) for image in images]
-    return [None if mean % 1 < 0.2 else np.full((68, 2), mean, np.float32) for mean in means]
+    return [None if mean % 1 < 0.2 else np.arange(136, dtype=np.float32).reshape(68, 2) + mean for mean in means]
 
 
 OPTIONS = ImportOptions(find_faces=find_faces, drop_leaks=True)
@@ -132,7 +132,8 @@ KILLED = f"""
             for image in images:
                 step("search")
             means = [float(image.mean()) for image in images]
-            return [None if mean % 1 < 0.2 else np.full((68, 2), mean, np.float32) for mean in means]
+            shape = np.arange(136, dtype=np.float32).reshape(68, 2)
+            return [None if mean % 1 < 0.2 else shape + mean for mean in means]
         def stepping(name, function):
             def stepped(*arguments, **options):
                 step(name)
@@ -196,10 +197,25 @@ PLACES = [
     "search:21",
     "replace:4",
     "manifest:0",
-    "unlink:11",
-    "unlink:14",
+    "unlink:9",
     "rename:0",
 ]
+
+
+TIDYING = ["unlink:10", "unlink:15", "unlink:21"]
+
+
+def test_a_kill_while_a_finished_pack_is_tidied(source: Path, whole: Path, tmp_path: Path) -> None:
+    """The pack is complete; the next call does the rest, and says so."""
+    for place in TIDYING:
+        (tmp_path / place).mkdir()
+    import_and_kill(source, *((place, tmp_path / place / "pack") for place in TIDYING))
+    for place in TIDYING:
+        assert len(names(tmp_path / place / "pack")) > len(names(whole))
+        with pytest.raises(NkfError, match=r"pack: exists already; name a new folder"):
+            import_dataset(list_ferplus, source, tmp_path / place / "pack", OPTIONS)
+        assert sha256(tmp_path / place / "pack") == sha256(whole)
+        assert names(tmp_path / place) == ["pack"]
 
 
 @pytest.fixture(scope="module")

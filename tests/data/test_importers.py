@@ -149,7 +149,7 @@ def test_report(tmp_path: Path) -> None:
     first = report.warnings[0]  # of 7,284 happy faces we have one
     assert first.startswith("counts differ from the known ferplus (majority, train): total 4 not 25045, ")
     assert "happiness 1 not 7284" in first
-    assert list(report.warnings) == differences(Pack(tmp_path / "pack"))
+    assert list(report.warnings) == list(map(str, differences(Pack(tmp_path / "pack"))))
 
 
 @pytest.mark.parametrize("split", FOLDERS)
@@ -157,7 +157,8 @@ def test_one_folder_alone(tmp_path: Path, split: str) -> None:
     rows = [row for row in ROWS if row[0] == split]
     report = import_dataset(list_ferplus, save_folder(tmp_path / "source", folder_files(rows)), tmp_path / "pack")
     assert report.images == {split: len(rows)}
-    assert all(f", {split}): " in warning for warning in report.warnings)
+    absent = [warning for warning in report.warnings if "no images of the split" in warning]
+    assert all(f", {split}): " in warning for warning in set(report.warnings) - set(absent))
 
 
 def test_tables_are_joined_by_row_and_not_by_name(tmp_path: Path) -> None:
@@ -295,14 +296,16 @@ def test_landmarks_of_another_dataset_are_refused_again_and_again(
         message = r"teacher\.npz: names none of these images; expected the landmarks of this dataset$"
         with pytest.raises(NkfError, match=message):
             import_dataset(list_ferplus, source, tmp_path / "pack", options)
-        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["source", "teacher.npz"]
+        assert not (tmp_path / "pack").exists()
+    import_dataset(list_ferplus, source, tmp_path / "pack")  # a corrected call is not held up by the index of that one
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["pack", "source", "teacher.npz"]
 
 
 BROKEN: dict[str, tuple[Callable[[dict[str, bytes]], Any], str]] = {
     "label file": (lambda files: files.pop("FER2013Valid/label.csv"), r"Valid/label\.csv: missing; FER\+ has a label"),
     "every image": (
         lambda files: files.update(dict.fromkeys((name for name in files if name.endswith("png")), b"")),
-        r"pack: the source holds no readable image to pack$",
+        r"pack: the source holds no readable image to pack \(skipped .*fer0032220\.png: empty file, expected an im",
     ),
 }
 

@@ -125,6 +125,53 @@ def test_an_index_exists_when_it_is_complete(tmp_path: Path, error: BaseExceptio
     assert len(Index(tmp_path)) == 2
 
 
+TOO_MUCH: dict[str, tuple[dict[str, Any], str]] = {
+    "name": ({"name": "n" * 1001}, r"^made up: valid, 'n{100}': its name has 1,001 characters, at most 1,000 fit$"),
+    "file": ({"member": "n" * 1001}, r"'a/b\.png': its file has 1,001 characters, at most 1,000 fit$"),
+    "text": (
+        {"metadata": {"subject": "x" * 3_000_000}},
+        r"'a/b\.png': subject has 3,000,000 characters, at most 1,000",
+    ),
+    "huge": (
+        {"metadata": {"age": 2**63}},
+        r"'a/b\.png': age 9223372036854775808, expected a whole number of at most 63",
+    ),
+    "low": (
+        {"metadata": {"age": -(2**64)}},
+        r"'a/b\.png': age -18446744073709551616, expected a whole number of at most",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOO_MUCH)
+def test_what_does_not_fit_into_a_table_is_refused(tmp_path: Path, case: str) -> None:
+    changes, message = TOO_MUCH[case]
+    with pytest.raises(NkfError, match=message) as caught:
+        write_index(listing_of([replace(FULL, **changes)]), tmp_path, no_progress)
+    assert "\n" not in str(caught.value)
+    fits = {"subject": "x" * 1000, "age": 2**63 - 1}
+    write_index(listing_of([replace(FULL, name="n" * 1000, metadata=fits)]), tmp_path, no_progress)
+    assert next(Index(tmp_path).entries()).metadata["age"] == 2**63 - 1
+
+
+def test_files_that_were_opened_are_kept(tmp_path: Path) -> None:
+    opened: dict[str, list[int]] = {}
+
+    def entries() -> Iterator[Entry]:
+        yield FULL
+        opened["label.csv"] = [7, 1_700_000_000_000_000_001]
+
+    write_index(listing_of(entries()), tmp_path, no_progress, (), opened)
+    assert Index(tmp_path).opened == {"label.csv": [7, 1_700_000_000_000_000_001]}
+
+
+def test_a_damaged_index_is_told(tmp_path: Path) -> None:
+    write_index(listing_of([FULL]), tmp_path, no_progress)
+    (tmp_path / "index-done.json").write_text("")
+    with pytest.raises(NkfError, match=r": damaged \(index-done\.json\); remove it to start anew$"):
+        Index(tmp_path)
+
+
 def test_progress_is_told(tmp_path: Path) -> None:
     told = []
 

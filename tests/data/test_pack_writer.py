@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -116,8 +117,10 @@ def test_empty_pack_is_refused(tmp_path: Path, identity: Mapping[str, Any] | Non
             for _ in range(skipped):
                 writer.skip("skipped a.png: empty file")
 
-    with pytest.raises(NkfError, match=r"pack: the source holds no readable image to pack$"):
+    with pytest.raises(NkfError, match=r"pack: the source holds no readable image to pack") as caught:
         write()
+    first = " (skipped a.png: empty file)" if skipped else ""
+    assert str(caught.value).endswith(f"to pack{first}")
     assert names(tmp_path) == []
 
 
@@ -131,7 +134,7 @@ def test_names_twice_in_a_split_are_refused(tmp_path: Path, identity: Mapping[st
     with pytest.raises(NkfError, match=r"pack: 2 names come twice in a split, such as test/1\.png$") as caught:
         write()
     assert "\n" not in str(caught.value)
-    assert names(tmp_path) == []
+    assert names(tmp_path) == (["pack.partial"] if identity else [])
 
 
 def test_a_name_may_come_in_each_split(tmp_path: Path) -> None:
@@ -258,15 +261,61 @@ def test_new_splits_and_more_for_the_manifest_at_the_end(tmp_path: Path, small_p
     assert pack.manifest["rows_sha256"] == file_sha256(pack.path / "rows.arrow")
 
 
-def test_splits_that_cannot_be_made_leave_nothing(tmp_path: Path, small_parts: None) -> None:
+@pytest.mark.parametrize("identity", [None, IDENTITY])
+def test_splits_that_cannot_be_made_keep_the_parts(tmp_path: Path, identity: Any) -> None:
     def split_by(_: Table) -> Any:
         raise NkfError("one image cannot be split")
 
     def write() -> None:
-        with PackWriter(tmp_path / "pack", {}, identity=IDENTITY) as writer:
+        with PackWriter(tmp_path / "pack", {}, identity=identity) as writer:
             writer.add(sample(0))
             writer.split_by = split_by
 
     with pytest.raises(NkfError, match=r"^one image cannot be split$"):
         write()
-    assert names(tmp_path) == []
+    assert names(tmp_path) == (["pack.partial"] if identity else [])
+    with PackWriter(tmp_path / "pack", {}, identity=identity) as writer:
+        assert writer.notes.consumed == (1 if identity else 0)
+        writer.add(sample(1))
+    assert Pack(tmp_path / "pack").names.tolist() == (["0.png"] if identity else []) + ["1.png"]
+
+
+@pytest.mark.parametrize("length", [-1, 1])
+def test_images_that_do_not_end_where_the_rows_say(tmp_path: Path, length: int) -> None:
+    partial = tmp_path / "pack.partial"
+
+    def change(_: Table) -> dict[str, Any]:
+        os.truncate(partial / "images-00000.bin", len(png(0)) + length)
+        return {}
+
+    def write() -> None:
+        with PackWriter(tmp_path / "pack", {}, identity=IDENTITY) as writer:
+            writer.add(sample(0))
+            writer.describe = change
+
+    message = (
+        rf"images-00000\.bin: damaged, {len(png(0)) + length} bytes, expected {len(png(0))}; remove .* import again$"
+    )
+    with pytest.raises(NkfError, match=message):
+        write()
+    assert names(tmp_path) == ["pack.partial"]
+
+
+def test_images_of_which_none_is_readable_end_it_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_writer, "HOPELESS", 3)
+    skipped = []
+
+    def write(name: str, *samples: Sample) -> None:
+        with PackWriter(tmp_path / name, {}, identity=IDENTITY) as writer:
+            for one in samples:
+                writer.add(one)
+            for number in range(9):
+                skipped.append(number)
+                writer.skip(f"skipped {number}.png: gone")
+
+    write("some", sample(0))
+    assert skipped == list(range(9))
+    with pytest.raises(NkfError, match=r"pack: none of the first 3 images is readable \(skipped 0\.png: gone\)$"):
+        write("pack")
+    assert skipped == [*range(9), 0, 1, 2]
+    assert names(tmp_path) == ["some"]

@@ -65,7 +65,8 @@ def differences_of(listing: Listing) -> list[str]:
     counts = count_classes(np.array(splits, str), votes_of(votes), np.array(labels, str))
     compared = [(how, split) for how, known in listing.known.items() for split in known if split in counts.get(how, {})]
     assert compared, "no count was compared"
-    return compare_counts(listing.dataset, listing.known, counts)
+    found = compare_counts(listing.dataset, listing.known, counts)
+    return [str(difference) for difference in found if difference.how is not None]  # a copy may come without test
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from nkf.data.sheets import BOX, CAPTION_PX, CELL, GAP_PX, LANDMARK, contact_sheet, cut
+from nkf.data.sheets import BOX, CAPTION_PX, CELL, GAP_PX, LANDMARK, contact_sheet, cut, shrink
 
 RED = np.array([255, 0, 0], np.uint8)
 
@@ -131,3 +131,17 @@ def test_lengths_that_differ_are_refused(name):
 def test_sizes_that_make_no_sheet_are_refused(sizes):
     with pytest.raises(ValueError, match="expected at least 1 and 8"):
         contact_sheet([], [], **sizes)
+
+
+def test_shrunk_pictures_give_the_same_sheet():
+    """Boxes and landmarks are scaled along; a picture that is smaller than its cell stays as it is."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (300, 200, 3), np.uint8)
+    points, box = np.array([[20.0, 30.0], [150.0, 280.0]]), np.array([10.0, 20.0, 190.0, 290.0])
+    small, scale = shrink(picture)
+    assert (small.shape, scale.tolist()) == ((96, 64, 3), [64 / 200, 96 / 300])
+    whole = contact_sheet([picture], ["a"], landmarks_px=[points], boxes_xyxy=[box])
+    scaled = contact_sheet([small], ["a"], landmarks_px=[points * scale], boxes_xyxy=[box * np.tile(scale, 2)])
+    assert np.array_equal(np.asarray(whole), np.asarray(scaled))
+    unchanged, one = shrink(picture[:90, :96])
+    assert (unchanged.shape, one.tolist()) == ((90, 96, 3), [1, 1])

@@ -28,7 +28,7 @@ def png(number: int) -> bytes:
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     """One image of fear in each split, two of them of one name; further images with votes and with nothing."""
     path = tmp_path_factory.mktemp("packs") / "made"
-    person = {"subject": "S1", "age": 31, "valence": 0.5}
+    person = {"subject": "S1", "age": 31, "valence": 0.1}
     box = np.array([1.25, 2, 30.126, 40], np.float32)
     points = MEAN_SHAPE.astype(np.float32) * 40
     with PackWriter(path, {"dataset": "made", "source": "drawn", "licence": "none"}) as writer:
@@ -53,7 +53,7 @@ def test_all_that_is_known_is_told(pack: Pack) -> None:
         "name": "a.png", "split": "train", "label": "fear", "box_xyxy": [1.25, 2, 30.13, 40],
         "landmarks_px": told["landmarks_px"], "landmarks_source": "fan", "file": "x/a.png", "width": 50, "height": 40,
         "bytes_md5": pack.column("bytes_md5")[0], "pixels_md5": pack.column("pixels_md5")[0], "length": len(png(0)),
-        "subject": "S1", "age": 31, "valence": 0.5,
+        "subject": "S1", "age": 31, "valence": 0.1,
     }  # fmt: skip
     assert list(told)[:3] == list(COLUMNS)[:3]
     np.testing.assert_allclose(told["landmarks_px"], MEAN_SHAPE * 40, atol=0.006)
@@ -149,7 +149,8 @@ def test_how_many_are_drawn_is_the_callers_choice(pack: Pack, tmp_path: Path) ->
         ({"label": "happy"}, "label 'happy': choose one of neutral, happiness, "),
         ({"label": "contempt"}, "made: no such image"),
         ({"name": "none.png"}, "made: no image called 'none.png'"),
-        ({"count": 0}, "count 0: expected at least 1"),
+        ({"count": 0}, "count 0: expected 1 to 2000$"),
+        ({"count": 2001}, "count 2001: expected 1 to 2000$"),
         ({"seed": -1}, "seed -1: expected a whole number from 0"),
     ],
 )

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from nkf.data.sources import (
+    MAX_DEPTH,
     MAX_IMAGE_BYTES,
     Children,
+    file_stamp,
     find_root,
     find_roots,
     is_image,
@@ -82,6 +84,91 @@ def test_walk_below_a_folder(tmp_path: Path, make: Make) -> None:
         assert list(walk(source, "a")) == ["a/1.png", "a/note.txt", "a/b/2.png"]
         assert list(walk_images(source, "a")) == ["a/1.png", "a/b/2.png"]
         assert list(walk(source, "b")) == []
+
+
+@each_source
+def test_names_that_break_a_line_are_left_out(tmp_path: Path, make: Make) -> None:
+    odd = {"a/two\nlines.png": b"x", "a/line\u2028.png": b"x", "a/\t": b"x"}
+    good = {"Screenshot 1.02.03\u202fPM.png": b"x", "\u3000.png": b"x", "\xad\xa0ä.png": b"x"}
+    with open_source(make(tmp_path / "source", FILES | odd | good)) as source:
+        assert set(walk(source)) == FILES.keys() | good.keys()
+        assert sorted(source.warnings) == [
+            f"left out {name}: expected a printable name"
+            for name in ("'a/\\t'", "'a/line\\u2028.png'", "'a/two\\nlines.png'")
+        ]
+
+
+def test_names_in_no_encoding(tmp_path: Path) -> None:
+    make_folder(tmp_path / "source", {"good.png": b"", b"\xff.png".decode(errors="surrogateescape"): b""})
+    with open_source(tmp_path / "source") as source:
+        assert list(walk(source)) == ["good.png"]
+        assert source.warnings == [r"left out '\udcff.png': expected a printable name"]
+
+
+def test_hidden_members_of_a_zip_are_not_judged_by_their_names(tmp_path: Path) -> None:
+    hidden = {"__MACOSX/a/two\nlines.png": b"", ".x\a": b"", "__MACOSX/../../.evil": b""}
+    with open_source(make_zip(tmp_path / "a.zip", FILES | hidden)) as source:
+        assert set(walk(source)) == FILES.keys()
+        assert source.warnings == []
+
+
+def test_backslashes_between_folders_of_a_zip(tmp_path: Path) -> None:
+    files = {name.replace("/", "\\"): data for name, data in FILES.items()}
+    with open_source(make_zip(tmp_path / "a.zip", files | {"empty\\": b""})) as source:
+        assert {name: source.read(name) for name in walk(source)} == FILES
+        assert source.children() == Children(["a"], ["readme.txt"])
+        assert source.has("a/b/2.png")
+        with source.open("a/1.png") as stream:
+            assert stream.read() == b"one"
+
+
+def test_names_in_a_zip_that_are_written_in_a_roundabout_way(tmp_path: Path) -> None:
+    with open_source(make_zip(tmp_path / "a.zip", {"./a//1.png": b"one", "./2.png": b"two"})) as source:
+        assert {name: source.read(name) for name in walk(source)} == {"a/1.png": b"one", "2.png": b"two"}
+
+
+@each_source
+@pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1, 400])
+def test_folders_in_each_other(tmp_path: Path, make: Make, depth: int) -> None:
+    files = {"/".join(["d"] * depth + ["1.png"]): b"one"}
+
+    def read() -> list[str]:
+        with open_source(make(tmp_path / "source", files)) as source:
+            return list(walk(source))
+
+    if depth == MAX_DEPTH:
+        assert read() == list(files)
+        return
+    with pytest.raises(NkfError, match=r"source: more than 50 folders in each other, 'd/d/.*'\.\.\.$"):
+        read()
+
+
+def test_links_that_lead_back(tmp_path: Path) -> None:
+    source_path = make_folder(tmp_path / "top" / "source", FILES | {"c/3.png": b"three"})
+    (source_path / "a" / "self").symlink_to(".")
+    (source_path / "a" / "b" / "up").symlink_to("../..")
+    (source_path / "a" / "b" / "above").symlink_to(tmp_path)
+    (source_path / "a" / "b" / "to_c").symlink_to(source_path / "c")
+    (source_path / "c" / "to_b").symlink_to(source_path / "a" / "b")
+    with open_source(source_path) as source:
+        assert list(walk(source)) == [
+            "readme.txt", "a/1.png", "a/b/2.png", "a/b/to_c/3.png", "c/3.png", "c/to_b/2.png",
+        ]  # fmt: skip
+        assert sorted(source.warnings) == [
+            f"left out '{name}': it is a link to a folder that it lies in"
+            for name in ("a/b/above", "a/b/to_c/to_b", "a/b/up", "a/self", "c/to_b/above", "c/to_b/to_c", "c/to_b/up")
+        ]
+
+
+def test_opened_files_are_noted(tmp_path: Path) -> None:
+    make_folder(tmp_path / "source", FILES)
+    with open_source(tmp_path / "source") as source:
+        source.read("a/1.png")
+        source.open("readme.txt").close()
+        known = (tmp_path / "source" / "readme.txt").stat()
+        assert source.opened == {"readme.txt": [known.st_size, known.st_mtime_ns]}
+        assert file_stamp(tmp_path / "source" / "readme.txt") == source.opened["readme.txt"]
+    assert file_stamp(tmp_path / "nowhere") == file_stamp(tmp_path) == []
 
 
 def test_unprintable_names_in_a_folder_are_left_out_and_told_once(tmp_path: Path) -> None:
@@ -165,8 +252,10 @@ def test_read_table(tmp_path: Path, make: Make) -> None:
     [
         (b"a,b\n\xff,c\n", r"a\.csv: not a text table \(UTF-8\)$"),
         (b"x" * ((4 << 20) + 1), r"a\.csv, line \d: not a csv table \(field larger than field limit \(4194304\)\)$"),
+        (b"a,b\n" + b"x," * (5 << 20), r"a\.csv, line 2: a row of more than 8 MiB$"),
+        (b"a,b\n" + b'"\n",' * (3 << 20), r"a\.csv, line \d+: a row of more than 8 MiB$"),
     ],
-    ids=["bytes", "endless field"],
+    ids=["bytes", "endless field", "endless line", "endless row"],
 )
 def test_broken_table(tmp_path: Path, make: Make, data: bytes, message: str) -> None:
     with open_source(make(tmp_path / "source", {"a.csv": data})) as source, pytest.raises(NkfError, match=message):
@@ -182,7 +271,7 @@ def test_zip_folders_are_no_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     ["../evil.png", "a/../../evil.png", "/etc/evil.png", "C:/evil.png", "a\\..\\..\\evil.png", "\\evil.png",
-     "two\nlines.png", "bell\a.png"],
+     "evil\n/../x.png"],
 )  # fmt: skip
 def test_hostile_member_names(tmp_path: Path, name: str) -> None:
     path = make_zip(tmp_path / "a.zip", {"good.png": b"", name: b"x"})

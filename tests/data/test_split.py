@@ -3,19 +3,20 @@
 import io
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from nkf.data.check import check_pack
 from nkf.data.listing import KnownCount, known_to_json
 from nkf.data.pack import Pack, Sample
-from nkf.data.pack_writer import PackWriter
-from nkf.data.split import By, fold_pack, split_pack
+from nkf.data.pack_writer import PackWriter, write_manifest
+from nkf.data.split import LOCK, fold_pack, split_pack
 from nkf.errors import NkfError
 
 LABELS = ("happiness", "sadness", "anger")
@@ -83,7 +84,7 @@ def test_the_manifest_tells_of_the_new_splits(tmp_path: Path) -> None:
     )
     split_pack(source, tmp_path / "out", valid=0.2, test=0.2, seed=7)
     manifest = Pack(tmp_path / "out").manifest
-    assert manifest["split"] == {"valid": 0.2, "test": 0.2, "seed": 7, "by": "auto"}
+    assert manifest["split"] == {"valid": 0.2, "test": 0.2, "seed": 7, "by": ""}
     assert manifest["images_by_split"] == {"train": 12, "valid": 4, "test": 4}
     assert {split: sum(row.values()) for split, row in manifest["counts"]["label"].items()} == {
         "train": 12, "valid": 4, "test": 4,
@@ -108,18 +109,38 @@ def test_test_may_stay_as_it_is(tmp_path: Path) -> None:
     assert check_pack(tmp_path / "out").problems == []  # train and valid together have the known count
 
 
-def test_an_official_valid_split_that_is_shared_out_anew_has_no_known_counts(tmp_path: Path) -> None:
-    known = known_to_json({"label": {"train": KnownCount(20), "valid": KnownCount(4)}})
+def test_an_official_valid_split_that_is_shared_out_anew_counts_as_train(tmp_path: Path) -> None:
+    counts = {"train": KnownCount(20, {"fear": 0}), "valid": KnownCount(4, {"fear": 1}), "test": KnownCount(3)}
+    known = known_to_json({"label": counts})
     source = write_pack(tmp_path / "source", ["train"] * 20 + ["valid"] * 4 + ["test"] * 3, known_counts=known)
     splits = split_pack(source, tmp_path / "out", valid=0.5, test=0, keep_test=True)
     assert Counter(splits.tolist()) == {"train": 12, "valid": 12, "test": 3}
-    assert (Pack(tmp_path / "out").manifest["known_counts"], Pack(tmp_path / "out").manifest["valid_carved"]) == (
-        {}, None,
-    )  # fmt: skip
+    manifest = Pack(tmp_path / "out").manifest
+    assert manifest["valid_carved"] == {"share": 0.5, "seed": 0}
+    assert manifest["known_counts"] == known_to_json(
+        {"label": {"train": KnownCount(24, {"fear": 1}), "test": KnownCount(3)}}
+    )
+    assert check_pack(tmp_path / "out").problems == [
+        "counts differ from the known made (label, train): fear 0 not 1"  # as of the whole
+    ]
+    split_pack(tmp_path / "out", tmp_path / "again", valid=0.25, test=0, keep_test=True)
+    assert Pack(tmp_path / "again").manifest["known_counts"] == manifest["known_counts"]
 
 
-@pytest.mark.parametrize(("column", "by"), [("subject", "auto"), ("subject", "subject"), ("photo", "auto")])
-def test_people_photos_and_copies_stay_together(tmp_path: Path, column: str, by: By) -> None:
+def test_rows_without_an_image_count_for_train_and_valid_together(tmp_path: Path) -> None:
+    known = known_to_json({"label": {"train": KnownCount(9), "valid": KnownCount(4)}})
+    gone = {"label": {"train": {"anger": 1}, "valid": {"anger": 1}}}
+    more = {"known_counts": known, "counts_not_in_pack": gone}
+    source = write_pack(tmp_path / "source", ["train"] * 8 + ["valid"] * 3 + ["test"], **more)
+    split_pack(source, tmp_path / "out", valid=0.5, test=0, keep_test=True)
+    assert check_pack(tmp_path / "out").problems == []
+
+
+LINKED = [("subject", ""), ("subject", "subject"), ("photo", ""), ("family", "family")]
+
+
+@pytest.mark.parametrize(("column", "by"), LINKED)
+def test_people_photos_groups_and_copies_stay_together(tmp_path: Path, column: str, by: str) -> None:
     groups = [f"G{number // 3}" for number in range(30)]
     pictures = [*range(27), 0, 3, 6]  # the last group has copies of the first three ones' pictures
     source = write_pack(tmp_path / "source", ["train"] * 30, pictures=pictures, metadata={column: groups})
@@ -168,7 +189,7 @@ def test_folds_test_every_row_once_and_link_the_images(tmp_path: Path, monkeypat
     assert tested.sum(axis=1).tolist() == [7, 7, 7]
     for fold, pack in enumerate(packs):
         assert set(pack.splits.tolist()) == {"train", "test"}
-        assert pack.manifest["split"] == {"fold": fold, "folds": 3, "seed": 2, "by": "auto"}
+        assert pack.manifest["split"] == {"fold": fold, "folds": 3, "seed": 2, "by": ""}
         for file in source.glob("images-*.bin"):
             assert os.path.samefile(file, pack.path / file.name)
         assert pack.image_bytes(20) == Pack(source).image_bytes(20)
@@ -194,8 +215,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"valid": float("nan"), "test": 0.4}, "valid nan and test 0.4: expected shares"),
     ({"valid": 0.1, "test": 0.4, "keep_test": True}, "keep_test: the test split stays as it is"),
     ({"valid": 0.1, "test": 0.4, "seed": -1}, "seed -1: expected a whole number from 0"),
-    ({"valid": 0.1, "test": 0.4, "by": "photo"}, "source: does not tell the photo of an image; choose another --by"),
-    ({"valid": 0.1, "test": 0.4, "by": "image"}, "splits would share a subject, which makes results too good"),
+    ({"valid": 0.1, "test": 0.4, "by": "photo"}, "source: has no column 'photo'; its metadata columns: subject$"),
 ]
 
 
@@ -214,7 +234,7 @@ def test_unusable_wishes_are_one_line(tmp_path: Path, options: dict[str, Any], m
         ({"count": 1}, "1 folds: expected two or more"),
         ({"count": 4}, "3 groups of images cannot be split into 4 parts"),
         ({"count": 2, "seed": -1}, "seed -1: expected a whole number from 0"),
-        ({"count": 2, "by": "image"}, "splits would share a subject"),
+        ({"count": 2, "by": "family"}, "source: has no column 'family'; its metadata columns: subject$"),
     ],
 )
 def test_unusable_folds_are_one_line(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -238,13 +258,69 @@ def test_what_exists_is_not_replaced(tmp_path: Path) -> None:
         split_pack(tmp_path / "nowhere", tmp_path / "new", valid=0.5, test=0)
 
 
+def both(source: Path, out: Path) -> list[Callable[[], object]]:
+    """The two ways to make new packs."""
+    return [lambda: split_pack(source, out, valid=0.5, test=0), lambda: fold_pack(source, out, count=2)]
+
+
+def test_a_folder_of_someone_else_is_not_deleted(tmp_path: Path) -> None:
+    source = write_pack(tmp_path / "source", ["train"] * 6)
+    mine = tmp_path / "out.partial" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("keep")
+    for make in both(source, tmp_path / "out"):
+        with pytest.raises(NkfError, match=r"out\.partial: is in the way, and not of another split; rename it"):
+            make()
+    assert mine.read_text() == "keep"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.partial", "source"]
+
+
+def test_two_runs_do_not_disturb_each_other(tmp_path: Path) -> None:
+    source = write_pack(tmp_path / "source", ["train"] * 6)
+    (tmp_path / "out.partial" / "fold-00").mkdir(parents=True)
+    with FileLock(tmp_path / "out.partial" / LOCK):  # of the other run
+        for make in both(source, tmp_path / "out"):
+            with pytest.raises(NkfError, match="out: another split is writing it; wait for it, or name another folder"):
+                make()
+    assert (tmp_path / "out.partial" / "fold-00").is_dir()
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_after_a_kill_the_same_command_starts_anew(tmp_path: Path, kind: int) -> None:
+    source = write_pack(tmp_path / "source", ["train"] * 6)
+    (tmp_path / "out.partial" / "fold-07").mkdir(parents=True)
+    (tmp_path / "out.partial" / "rows.arrow").write_text("half a table")
+    (tmp_path / "out.partial" / LOCK).touch()
+    both(source, tmp_path / "out")[kind]()
+    made = {"images-00000.bin", "manifest.json", "rows.arrow"} if kind == 0 else {"fold-00", "fold-01"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == made
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_folds_appear_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_pack(tmp_path / "source", ["train"] * 6)
+    made = []
+
+    def fail_later(folder: Path, *arguments: Any) -> None:
+        made.append(folder.name)
+        if len(made) == 2:
+            raise OSError(28, "No space left on device")
+        write_manifest(folder, *arguments)
+
+    monkeypatch.setattr("nkf.data.split.write_manifest", fail_later)
+    with pytest.raises(NkfError, match=r"out: cannot be written \(No space left on device\)"):
+        fold_pack(source, tmp_path / "out", count=3)
+    assert made == ["fold-00", "fold-01"]
+    assert [file.name for file in tmp_path.iterdir()] == ["source"]
+
+
 def test_what_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     source = write_pack(tmp_path / "source", ["train"] * 6)
     (tmp_path / "file").touch()
     with pytest.raises(NkfError, match=r"file/out: cannot be written \(Not a directory\)"):
         split_pack(source, tmp_path / "file" / "out", valid=0.5, test=0)
     (source / "images-00000.bin").unlink()
-    with pytest.raises(NkfError, match=r"out: cannot be written \(No such file or directory\)"):
+    with pytest.raises(NkfError, match=r"source/images-00000\.bin: missing; import the dataset again$"):
         split_pack(source, tmp_path / "out", valid=0.5, test=0)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "source"]
 

@@ -68,7 +68,7 @@ COLUMN_CASES: dict[str, tuple[Any, Any]] = {
     "text": (["ä1", "ä2", "", "ä4", "ä5", "ä6", ""], np.dtype("<U2")),
     "bytes": ([b"\0\1\xff", b"\0\2\xff", None, b"\0\4\xff", b"\0\5\xff", b"\0\6\xff", None], np.dtype(object)),
     "integer": ([-1, -2, np.nan, -4, -5, -6, np.nan], np.dtype(np.float64)),
-    "number": ([1.5, 2.5, np.nan, 4.5, 5.5, 6.5, np.nan], np.dtype(np.float32)),
+    "number": ([1.5, 2.5, np.nan, 4.5, 5.5, 6.5, np.nan], np.dtype(np.float64)),
     "counts": ([[1, 0, 1], [2, 0, 1], [0, 0, 0], [4, 0, 1], [5, 0, 1], [6, 0, 1], [0, 0, 0]], np.dtype(np.uint8)),
     "points": (
         [[1, -1], [2, -1], [np.nan] * 2, [4, -1], [5, -1], [6, -1], [np.nan] * 2],
@@ -88,6 +88,22 @@ def test_columns_come_back(table: Table, name: str) -> None:
 def test_whole_numbers_stay_whole_where_none_is_missing(tmp_path: Path) -> None:
     table = write(tmp_path / "a.arrow", [row(1)], [row(2)])
     assert table.column("integer").dtype == np.int64
+
+
+@pytest.mark.parametrize("value", [1_700_000_001, 0.1, -1e300])
+def test_numbers_keep_their_digits(tmp_path: Path, value: float) -> None:
+    table = write(tmp_path / "a.arrow", [{"number": value}, {}])
+    assert table.column("number")[0] == next(table.rows())["number"] == value
+
+
+def test_tables_with_short_numbers_can_be_copied(tmp_path: Path) -> None:
+    """As earlier versions wrote them."""
+    schema = pa.schema([pa.field("number", pa.float32())], {"nkf": "{}"})
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch([pa.array([0.5], pa.float32())], schema=schema))
+    with TableWriter(tmp_path / "b.arrow", {"number": "number"}) as copy:
+        copy.copy(Table(tmp_path / "a.arrow"))
+    assert Table(tmp_path / "b.arrow").column("number").tolist() == [0.5]
 
 
 def test_arrays_of_any_shape_are_flattened(tmp_path: Path) -> None:

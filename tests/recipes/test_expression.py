@@ -1,6 +1,7 @@
 """The expression recipe: which images of a pack it takes under a protocol, its targets, and heads of other classes."""
 
 import io
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,33 @@ def recipe_for(pack: Path, protocol: Any, **changes: Any) -> ExpressionRecipe:
     recipe = create_recipe(TrainConfig(name="a", task="expression", data=(pack,), **(fields | changes)), CPU)
     assert isinstance(recipe, ExpressionRecipe)
     return recipe
+
+
+def test_photos_without_a_face_are_left_out(tmp_path: Path) -> None:
+    """A face that was not found is shown by its box; without one a crop of a photo's middle would teach nothing."""
+    with PackWriter(tmp_path / "pack", {"dataset": "photos", "shows": "photo"}) as pack:
+        for number in range(12):
+            stream = io.BytesIO()
+            Image.fromarray(np.full((16, 16), 20 * number, np.uint8)).save(stream, "PNG")
+            box = np.array([2, 2, 12, 12], np.float32) if number % 3 else None
+            split = "train" if number < 9 else "valid"
+            label = ("happiness", "fear")[number % 2]
+            pack.add(Sample(f"{number}", split, stream.getvalue(), label=label, box_xyxy=box))
+    with pytest.warns(NkfWarning, match=r"pack: 4 photos are left out, no face was found in them$"):
+        recipe = recipe_for(tmp_path / "pack", "own")
+    assert (recipe.num_train, len(recipe.valid_labels)) == (6, 2)
+    shown = recipe.train.images_uint8(np.arange(6))[:, 0, 0, 0].tolist()
+    assert shown == [20 * number for number in (1, 2, 4, 5, 7, 8)]
+
+
+def test_a_valid_split_that_was_carved_at_the_import_chooses(tmp_path: Path) -> None:
+    rows = [(split, label) for label in SEVEN for split in ("train", "train", "train", "valid")]
+    path = write_pack(tmp_path / "pack", rows)
+    manifest = path / "manifest.json"
+    manifest.write_text(json.dumps(Pack(path).manifest | {"valid_carved": {"share": 0.25, "seed": 0}}))
+    with pytest.warns(NkfWarning, match="28 images in train, a complete copy has 12,271"):
+        recipe = recipe_for(path, "rafdb")
+    assert (recipe.num_train, len(recipe.valid_labels)) == (21, 7)
 
 
 @pytest.fixture(scope="module")

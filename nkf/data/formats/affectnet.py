@@ -13,7 +13,6 @@ import io
 import itertools
 import re
 import tokenize
-from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nkf.data.labels import EXPRESSIONS
-from nkf.data.listing import Entry, KnownCount, Listing, MetadataType
+from nkf.data.listing import MAX_COORDINATE, Entry, KnownCount, Listing, MetadataType, Problems
 from nkf.data.sources import Children, Row, Source, find_roots, is_image, join, read_table, some
 from nkf.errors import NkfError
 
@@ -35,7 +34,6 @@ NO_EXPRESSION_OF_CODE = {8: "none", 9: "uncertain", 10: "no face"}  # first rele
 METADATA: dict[str, MetadataType] = {"valence": "number", "arousal": "number"}
 LANDMARKS = 68
 NO_LANDMARKS = f"images without landmarks, expected {LANDMARKS} pairs x;y"
-MAX_COORDINATE = 1e6  # pixels; no photo has more
 COLUMNS = (
     "subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "facial_landmarks", "expression",
     "valence", "arousal",
@@ -143,24 +141,6 @@ def _sets_of(source: Source, folder: str, children: Children) -> list[str]:
     return [name for name in sets if parts.intersection(source.children(join(folder, name)).folders)]
 
 
-class _Problems:
-    """Counts what is wrong with images, for one line of warning for each kind."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-        self._counts: Counter[str] = Counter()
-        self._examples: dict[str, list[str]] = {}
-
-    def add(self, kind: str, example: str) -> None:
-        self._counts[kind] += 1
-        examples = self._examples.setdefault(kind, [])
-        if len(examples) < 5:
-            examples.append(example)
-
-    def warnings(self) -> list[str]:
-        return [f"{self._where}: {kind}: {self._counts[kind]} ({some(self._examples[kind])})" for kind in self._counts]
-
-
 @dataclass(frozen=True, slots=True)
 class _Table:
     """A list of the first release with the folder of its images."""
@@ -235,7 +215,7 @@ def _list_tables(source: Source, tables: Sequence[_Table], listing: Listing, tel
     seen: set[bytes] = set()  # digests: there may be a million long names
     for table in tables:
         where = f"{source.path}: {table.file}"
-        problems = _Problems(where)
+        problems = Problems(where)
         for line, (path, *box, landmarks, expression, valence, arousal) in _read_rows(source, table.file):
             name = _safe_name(path, f"{where}, line {line}")
             code = _parse_code(expression.strip(), 10, f"{where}, line {line}")
@@ -325,7 +305,7 @@ def _number_of(name: str) -> tuple[bool, int, str]:
 
 def _list_sets(source: Source, sets: Sequence[_Set], listing: Listing) -> Iterator[Entry]:
     for found in sets:
-        problems = _Problems(f"{source.path}: {found.folder}")
+        problems = Problems(f"{source.path}: {found.folder}")
         for image in found.images:
             base = f"{found.folder}/annotations/{PurePosixPath(image).stem}"
             expression = _load_scalar(source, f"{base}_exp.npy")
@@ -376,7 +356,7 @@ def _parse_code(text: str, highest: int, where: str) -> int:
     return int(text)
 
 
-def _parse_affect(text: str | None, problems: _Problems, what: str, example: str) -> float | None:
+def _parse_affect(text: str | None, problems: Problems, what: str, example: str) -> float | None:
     """A valence or arousal in [-1, 1]; None for others such as -2, not given, and with a warning for no number."""
     try:
         value = float(text or "")
@@ -387,7 +367,7 @@ def _parse_affect(text: str | None, problems: _Problems, what: str, example: str
 
 
 def _parse_landmarks(
-    values: Sequence[str] | NDArray[Any] | None, problems: _Problems, what: str, example: str
+    values: Sequence[str] | NDArray[Any] | None, problems: Problems, what: str, example: str
 ) -> NDArray[np.float32] | None:
     """(68, 2) in pixels; None with a warning for what is not 68 points."""
     try:

@@ -3,6 +3,8 @@
 * As published: ``cohn-kanade-images/S005/001/*.png``, ``Emotion/S005/001/*_emotion.txt`` (327 of 593 sequences have
   one; it belongs to the last frame), ``Landmarks/S005/001/*_landmarks.txt``.
 * A popular copy of 981 pictures, 48x48, in class folders: the last three frames of each labelled sequence.
+
+Not read: ``FACS`` with the action units of each sequence, and the sequences without an emotion file.
 """
 
 import re
@@ -12,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nkf.data.listing import Entry, KnownCount, KnownCounts, Listing
+from nkf.data.listing import Entry, KnownCount, KnownCounts, Listing, Problems
 from nkf.data.sources import Children, Source, find_roots, is_image, join, read_table, some
 from nkf.errors import NkfError
 from nkf.geometry import NUM_LANDMARKS, Points
@@ -147,14 +149,14 @@ def _known_counts(frames: int, neutral: bool) -> KnownCounts:
 
 
 def _entries(source: Source, sequences: list[_Sequence], landmarks: str | None, listing: Listing) -> Iterator[Entry]:
-    broken = []
+    problems = Problems(str(source.path))
     for sequence in sequences:
         files = _landmark_files(source, f"{landmarks}/{sequence.subject}/{sequence.number}") if landmarks else {}
         for frame, label, phase in sequence.pictures():
             file = files.get(frame.number)
             points = _read_landmarks(source, file) if file else None
             if file and points is None:
-                broken.append(file)
+                problems.add("landmark files that are not 68 lines of x and y", file)
             yield Entry(
                 name=frame.name,
                 split="train",
@@ -168,22 +170,21 @@ def _entries(source: Source, sequences: list[_Sequence], landmarks: str | None, 
                     "phase": phase,
                 },
             )
-    if broken:
-        listing.warnings.append(f"{len(broken)} landmark files are not 68 lines of x and y: {some(broken)}")
+    listing.warnings += problems.warnings()
 
 
 def _list_published(
     source: Source, images: str, emotions: str, listing: Listing, frames: int, neutral: bool
 ) -> list[_Sequence]:
-    problems: defaultdict[str, list[str]] = defaultdict(list)  # what is wrong -> sequences
+    problems = Problems(str(source.path))
     sequences = []
     for whole in _labelled_sequences(source, images, emotions, listing, problems):
         first = whole.peak[0] if neutral and len(whole.peak) > frames else None
         if len(whole.peak) < frames + neutral:
             lack = "a neutral image" if neutral else f"{frames} images"
-            problems[f"are shorter than {frames + neutral} images, too short for {lack}"].append(_name(whole))
+            problems.add(f"sequences shorter than {frames + neutral} images, too short for {lack}", _name(whole))
         sequences.append(replace(whole, peak=whole.peak[-frames:], neutral=first))
-    listing.warnings += [f"{len(names)} sequences {what}: {some(names)}" for what, names in problems.items()]
+    listing.warnings += problems.warnings()
     if not sequences:
         raise NkfError(f"{source.path}: {emotions}: no emotion file of a sequence with images; expected {EXPECTED}")
     listing.shows = "photo"
@@ -196,7 +197,7 @@ def _list_published(
 
 
 def _labelled_sequences(
-    source: Source, images: str, emotions: str, listing: Listing, problems: defaultdict[str, list[str]]
+    source: Source, images: str, emotions: str, listing: Listing, problems: Problems
 ) -> Iterator[_Sequence]:
     """Sequences with a label, `peak` holding all their frames."""
     for subject, number in _sequence_names(source, images, emotions):
@@ -207,21 +208,21 @@ def _labelled_sequences(
         labels = {_read_label(source, join(folder, file)) for file in files}
         frames, strange = _find_frames(source, f"{images}/{subject}/{number}", name)
         if strange:
-            problems["have images left out, without a frame number in their names"].append(name)
+            problems.add("sequences with images left out, without a frame number in their names", name)
         if not files:
             listing.left_out["sequence without an emotion file"] += 1
         elif not frames:
-            problems["left out, with an emotion file but without images"].append(name)
+            problems.add("sequences left out, with an emotion file but without images", name)
             listing.left_out["sequence without images"] += 1
         elif len(labels) > 1:
-            problems["left out, their emotion files contradict each other"].append(name)
+            problems.add("sequences left out, their emotion files contradict each other", name)
             listing.left_out["sequence with contradictory emotion files"] += 1
         else:
             if len(files) > 1:
-                problems["have more than one emotion file, with the same code"].append(name)
+                problems.add("sequences with more than one emotion file, with the same code", name)
             last = _EMOTION_NAME.fullmatch(files[-1])
             if last and int(last[1]) != frames[-1].number:
-                problems["end at another image than their emotion file tells"].append(name)
+                problems.add("sequences that end at another image than their emotion file tells", name)
             yield _Sequence(subject, number, labels.pop(), frames)
 
 
@@ -291,7 +292,7 @@ def _list_copy(source: Source, listing: Listing, frames: int) -> list[_Sequence]
             "subject cannot be used; name one of the folders"
         )
     sequences: dict[tuple[str, str, str], list[_Frame]] = defaultdict(list)
-    strange = []
+    problems = Problems(str(source.path))
     for folder, file in _copied_files(source, roots[0]):
         member = join(roots[0], f"{folder}/{file}")
         match = _COPIED_NAME.fullmatch(file)
@@ -299,12 +300,9 @@ def _list_copy(source: Source, listing: Listing, frames: int) -> list[_Sequence]
             key = match[1], match[2], LABEL_OF_FOLDER[folder.lower()]
             sequences[key].append(_Frame(int(match[3]), f"{folder}/{file}", member))
         else:
-            strange.append(member)
-    if strange:
-        listing.left_out["name that is not one of the dataset's"] = len(strange)
-        listing.warnings.append(
-            f"{len(strange)} images left out, expected names such as S010_004_00000017.png, found {some(strange)}"
-        )
+            listing.left_out["name that is not one of the dataset's"] += 1
+            problems.add("images left out, expected names such as S010_004_00000017.png", member)
+    listing.warnings += problems.warnings()
     listing.shows = "face"
     listing.details |= {
         "layout": "48x48 re-upload of 981 pictures",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nkf.data.listing import Entry, KnownCount, Listing
+from nkf.data.listing import Entry, KnownCount, Listing, Problems
 from nkf.data.sources import Source, find_root, join, read_table, some
 from nkf.errors import NkfError
 
@@ -67,6 +67,8 @@ def list_expw(source: Source, *, min_confidence: float = 0.0) -> Listing:
     Raises:
         NkfError: when the table or all the photos looked for are missing, or a row is broken.
     """
+    if not math.isfinite(min_confidence):
+        raise NkfError(f"min_confidence {min_confidence}: expected a number in the unit of the table")
     root = find_root(source, ("label/label.lst",), "label/label.lst, and photos in image/origin/")
     table = join(root, "label/label.lst")
     listing = Listing(
@@ -84,7 +86,7 @@ def list_expw(source: Source, *, min_confidence: float = 0.0) -> Listing:
         known={"label": {"train": KNOWN}} if min_confidence == 0 else {},
     )
     # All rows are read before any image is: a broken one should not come up after an hour.
-    faces = _usable(_read_faces(source, table), min_confidence, listing)
+    faces = _usable(_read_faces(source, table), min_confidence, listing, Problems(f"{source.path}: {table}"))
     if not faces:
         raise NkfError(f"{source.path}: {table}: no face to import; expected rows of {COLUMNS}")
     folder = _find_photos(source, root, table, faces)
@@ -104,26 +106,22 @@ def _entry(face: _Face, folder: str) -> Entry:
     )
 
 
-def _usable(faces: Iterable[_Face], min_confidence: float, listing: Listing) -> list[_Face]:
+def _usable(faces: Iterable[_Face], min_confidence: float, listing: Listing, problems: Problems) -> list[_Face]:
     """Those with a box, enough confidence and a name of their own; the others are told to the listing."""
     kept: dict[str, _Face] = {}
-    empty, doubled = [], []
     for face in faces:
         left, top, right, bottom = face.box_xyxy
         if face.confidence < min_confidence:
             listing.left_out["confidence of the box too low"] += 1
         elif not (left < right and top < bottom):
-            empty.append(face.name)
+            listing.left_out["empty box"] += 1
+            problems.add("faces left out, their boxes are empty", face.name)
         elif face.name in kept:
-            doubled.append(face.name)
+            listing.left_out["the same face again"] += 1
+            problems.add("faces left out that are listed twice, the first row counts", face.name)
         else:
             kept[face.name] = face
-    if empty:
-        listing.left_out["empty box"] = len(empty)
-        listing.warnings.append(f"{len(empty)} faces left out, their boxes are empty: {some(empty)}")
-    if doubled:
-        listing.left_out["the same face again"] = len(doubled)
-        listing.warnings.append(f"{len(doubled)} faces are listed twice, the first row counts: {some(doubled)}")
+    listing.warnings += problems.warnings()
     return list(kept.values())
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from nkf.data.listing import Entry, Listing
-from nkf.data.sources import Source, is_image, some, walk
+from nkf.data.listing import Entry, Listing, Problems
+from nkf.data.sources import Source, is_image, walk
 from nkf.errors import NkfError
 from nkf.images import IMAGE_SUFFIXES
 
@@ -17,7 +17,7 @@ def list_faces(source: Source) -> Listing:
     Raises:
         NkfError: when there is none.
     """
-    others: list[str] = []
+    problems = Problems(str(source.path))
     top = ""
     while len(children := source.children(top).folders) == 1 and not source.children(top).files:
         top = f"{top}/{children[0]}" if top else children[0]
@@ -31,11 +31,8 @@ def list_faces(source: Source) -> Listing:
             if is_image(name):
                 yield Entry(name=PurePosixPath(name).relative_to(top).as_posix(), split="train", member=name)
             else:
-                others.append(name)
-        if others:
-            listing.warnings.append(
-                f"{source.path}: {len(others)} files left out, no images by their names ({some(others)})"
-            )
+                problems.add("files left out, no images by their names", name)
+        listing.warnings += problems.warnings()
 
     listing.entries = entries()
     return listing

@@ -15,14 +15,13 @@ from nkf.data.formats.synonyms import (
     OWN_TERMS,
     SPLIT_NAMES,
     SYNONYMS,
-    Examples,
     canonical,
     known_classes,
     perhaps,
     split_of,
 )
 from nkf.data.labels import EXPRESSIONS
-from nkf.data.listing import SPLITS, Entry, Listing
+from nkf.data.listing import SPLITS, Entry, Listing, Problems
 from nkf.data.sources import Children, Source, find_roots, is_image, join, some, walk, walk_images
 from nkf.errors import NkfError
 
@@ -213,28 +212,24 @@ def _all_class_folders(splits: Mapping[str, _Split]) -> Iterator[str]:
 
 
 def _entries(source: Source, root: str, splits: Mapping[str, _Split], warnings: list[str]) -> Iterator[Entry]:
-    others, loose, empty = Examples(), Examples(), Examples()
+    problems = Problems(str(source.path))
+    no_image = "files left out, no images by their names"
     for top in dict.fromkeys((root, *(split.folder for split in splits.values()))):
         for file in source.children(top).files:
-            (loose if is_image(file) else others).add(join(top, file))
+            problems.add("images left out, in no class folder" if is_image(file) else no_image, join(top, file))
     for split, found in splits.items():
         for folder, label in found.classes.items():
             none = True
             for member in walk(source, join(found.folder, folder)):
                 if not is_image(member):
-                    others.add(member)
+                    problems.add(no_image, member)
                     continue
                 none = False
                 name = member.removeprefix(f"{found.folder}/") if found.folder else member
                 yield Entry(name=name, split=split, member=member, label=label)
             if none:
-                empty.add(join(found.folder, folder))
-    if empty.count:
-        warnings.append(f"{source.path}: {empty.count} class folders without an image ({empty})")
-    if loose.count:
-        warnings.append(f"{source.path}: {loose.count} images left out, in no class folder ({loose})")
-    if others.count:
-        warnings.append(f"{source.path}: {others.count} files left out, no images by their names ({others})")
+                problems.add("class folders without an image", join(found.folder, folder))
+    warnings += problems.warnings()
 
 
 def _named(source: Source, folder: str) -> str:

@@ -1,10 +1,13 @@
-"""Read JAFFE (Lyons et al., FG 1998): one flat folder of ``KA.AN1.39.tiff``, subject . expression + number . index."""
+"""Read JAFFE (Lyons et al., FG 1998): one flat folder of ``KA.AN1.39.tiff``, subject . expression + number . index.
+
+Not read: the table of 60 observers' mean ratings on six adjectives.
+"""
 
 import re
 from pathlib import PurePosixPath
 
-from nkf.data.listing import Entry, Listing
-from nkf.data.sources import Source, is_image, some, walk
+from nkf.data.listing import Entry, Listing, Problems
+from nkf.data.sources import Source, is_image, walk
 from nkf.errors import NkfError
 
 LICENCE = (
@@ -62,21 +65,18 @@ def list_jaffe(source: Source) -> Listing:
 def _match_names(source: Source, listing: Listing) -> list[tuple[str, re.Match[str]]]:
     """File and the parts of its name, for each picture once; what else there is goes to the listing's warnings."""
     found: dict[tuple[str, ...], tuple[str, re.Match[str]]] = {}
-    strange, doubled = [], []
+    problems = Problems(str(source.path))
     for member in filter(is_image, walk(source)):
         match = _NAME.fullmatch(PurePosixPath(member).name)
         if match is None:
-            strange.append(member)
+            listing.left_out["name that is not one of the dataset's"] += 1
+            problems.add(f"images left out, expected {EXPECTED}", member)
         elif match.groups() in found:
-            doubled.append(member)
+            listing.left_out["the same picture again"] += 1
+            problems.add("pictures left out that are there twice, the first counts", member)
         else:
             found[match.groups()] = member, match
     if not found:
         raise NkfError(f"{source.path}: no JAFFE pictures; expected {EXPECTED}")
-    if strange:
-        listing.warnings.append(f"{len(strange)} images left out, expected {EXPECTED}, found {some(strange)}")
-        listing.left_out["name that is not one of the dataset's"] = len(strange)
-    if doubled:
-        listing.warnings.append(f"{len(doubled)} pictures are there twice, the first counts; left out {some(doubled)}")
-        listing.left_out["the same picture again"] = len(doubled)
+    listing.warnings += problems.warnings()
     return list(found.values())

@@ -6,7 +6,7 @@ Straight pictures have an angle of one letter, ``AF01ANS.JPG``. A few published 
 import re
 from pathlib import PurePosixPath
 
-from nkf.data.listing import Entry, KnownCount, Listing
+from nkf.data.listing import Entry, KnownCount, Listing, Problems
 from nkf.data.sources import Source, is_image, some, walk
 from nkf.errors import NkfError
 
@@ -89,27 +89,23 @@ def _entry(member: str, match: re.Match[str]) -> Entry:
 def _match_names(source: Source, listing: Listing, angles: list[str]) -> list[tuple[str, re.Match[str]]]:
     """File and the parts of its name, for each picture once; what is left out is told to the listing."""
     found: dict[str, tuple[str, re.Match[str]]] = {}
-    strange, doubled, other_angles = [], [], 0
+    problems = Problems(str(source.path))
     for member in filter(is_image, walk(source)):
         path = PurePosixPath(member)
         match = _STEM.fullmatch(path.stem)
         if match is None or path.suffix.lower() != ".jpg":
-            strange.append(member)
+            listing.left_out["name that is not one of the dataset's"] += 1
+            problems.add(f"images left out, expected {EXPECTED}", member)
         elif match["angle"] not in angles:
-            other_angles += 1
+            listing.left_out["angle not asked for"] += 1
         elif path.stem in found:
-            doubled.append(member)
+            listing.left_out["the same picture again"] += 1
+            problems.add("pictures left out that are there twice, the first counts", member)
         else:
             found[path.stem] = member, match
     if not found:
+        other_angles = listing.left_out["angle not asked for"]
         others = f" of these angles, but {other_angles} of others" if other_angles else f"; expected {EXPECTED}"
         raise NkfError(f"{source.path}: no KDEF pictures{others}")
-    if other_angles:
-        listing.left_out["angle not asked for"] = other_angles
-    if strange:
-        listing.warnings.append(f"{len(strange)} images left out, expected {EXPECTED}, found {some(strange)}")
-        listing.left_out["name that is not one of the dataset's"] = len(strange)
-    if doubled:
-        listing.warnings.append(f"{len(doubled)} pictures are there twice, the first counts; left out {some(doubled)}")
-        listing.left_out["the same picture again"] = len(doubled)
+    listing.warnings += problems.warnings()
     return list(found.values())

@@ -5,6 +5,8 @@
 * ``Image/aligned/train_00001_aligned.jpg``: the face, 100x100. ``Image/original/train_00001.jpg``: the photo.
 * ``Annotation/manual/train_00001_manu_attri.txt``: five lines "x y", then sex, ethnic group and age group.
 * ``Annotation/boundingbox/train_00001_boundingbox.txt``: the face in the photo, x0 y0 x1 y1.
+
+Not kept: the five manual landmarks, and ``Annotation/auto`` with 37 automatic ones; packs have 68 points.
 """
 
 import re
@@ -15,7 +17,7 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nkf.data.listing import Entry, KnownCount, Listing, MetadataType
+from nkf.data.listing import MAX_COORDINATE, Entry, KnownCount, Listing, MetadataType, Problems
 from nkf.data.sources import Children, Source, find_roots, is_image, join, read_table, some
 from nkf.errors import NkfError
 
@@ -36,7 +38,6 @@ METADATA: dict[str, MetadataType] = {"sex": "text", "ethnic_group": "text", "age
 LABEL_FILES = ("list_patition_label.txt", "list_partition_label.txt")
 IMAGE_NAME = re.compile(r"(train|test)_[0-9]+\.jpg")
 LANDMARKS = 5
-MAX_COORDINATE = 1e6  # pixels; no photo has more
 MAX_TEXT_BYTES = 1 << 20
 LICENCE = (
     "RAF-DB: for non-commercial research and education only. Neither the images nor data derived from them may be used "
@@ -183,12 +184,10 @@ def _read_labels(source: Source, label_file: str) -> tuple[dict[str, str], list[
         labels[name] = label
     if not labels:
         raise NkfError(f"{source.path}: {label_file}: empty; expected a row for each image, as train_00001.jpg 5")
-    if not doubled:
-        return labels, []
-    contradictory = [name for name, differs in doubled.items() if differs]
-    detail = f"; their codes differ: {some(contradictory)}" if contradictory else ""
-    what = f"names listed more than once, the last row counts: {len(doubled)} ({some(list(doubled))}){detail}"
-    return labels, [f"{source.path}: {label_file}: {what}"]
+    problems = Problems(f"{source.path}: {label_file}")
+    for name, differs in doubled.items():
+        problems.add(f"names listed more than once{' with other codes' if differs else ''}, the last row counts", name)
+    return labels, problems.warnings()
 
 
 def _match_images(
@@ -202,10 +201,13 @@ def _match_images(
     if len(missing) == len(labels):
         example = next(iter(missing.values()))
         raise NkfError(f"{source.path}: {folder} has none of the images of {label_file}; expected {example} and others")
-    stray = [file for file in files if is_image(file) and file not in listed]
-    lines = {"images of the list that are missing": [*missing.values()], "images left out, not in the list": stray}
-    where = f"{source.path}: {folder}"
-    return set(missing), [f"{where}: {what}: {len(names)} ({some(names)})" for what, names in lines.items() if names]
+    problems = Problems(f"{source.path}: {folder}")
+    for image in missing.values():
+        problems.add("images of the list that are missing", image)
+    for file in files:
+        if is_image(file) and file not in listed:
+            problems.add("images left out, not in the list", file)
+    return set(missing), problems.warnings()
 
 
 class _Annotations(Generic[Value]):
@@ -226,26 +228,23 @@ class _Annotations(Generic[Value]):
         self._expected = expected
         self._parse = parse
         self._files = frozenset(source.children(folder).files)
-        self._missing: list[str] = []
-        self._broken: list[str] = []
+        self._problems = Problems(f"{source.path}: {folder}")
 
     def read(self, stem: str) -> Value | None:
         """What the file of an image says; None without a usable one."""
         name = stem + self._suffix
         if name not in self._files:
-            self._missing.append(name)
+            self._problems.add("files missing", name)
             return None
         try:
             return self._parse(self._source.read(join(self._folder, name), MAX_TEXT_BYTES).decode("utf-8-sig"))
         except (NkfError, ValueError, KeyError):
-            self._broken.append(name)
+            self._problems.add(f"files not understood, expected {self._expected}", name)
             return None
 
     def warnings(self) -> list[str]:
         """A line about the missing files and one about the broken ones, if there were any."""
-        lines = {"missing": self._missing, f"not understood, expected {self._expected}": self._broken}
-        where = f"{self._source.path}: {self._folder}: files"
-        return [f"{where} {what}: {len(names)} ({some(names)})" for what, names in lines.items() if names]
+        return self._problems.warnings()
 
 
 def _find_annotations(

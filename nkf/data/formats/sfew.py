@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
-from nkf.data.listing import Entry, KnownCount, Listing
+from nkf.data.listing import Entry, KnownCount, Listing, Problems
 from nkf.data.sources import Source, find_root, is_image, join, some, walk_images
 from nkf.errors import NkfError
 
@@ -94,10 +94,11 @@ def _list_classes(source: Source, folder: str, listing: Listing) -> list[str]:
     unknown = [name for name in children.folders if name.lower() not in LABEL_OF_FOLDER]
     if unknown:
         raise NkfError(f"{source.path}: {folder}: {some(unknown)} is no class, expected {CLASS_FOLDERS}")
-    stray = [name for name in children.files if is_image(name)]
-    if stray:
-        listing.left_out["image outside the class folders"] += len(stray)
-        listing.warnings.append(f"{folder}: {len(stray)} images left out, in no class folder ({some(stray)})")
+    problems = Problems(f"{source.path}: {folder}")
+    for name in filter(is_image, children.files):
+        listing.left_out["image outside the class folders"] += 1
+        problems.add("images left out, in no class folder", name)
+    listing.warnings += problems.warnings()
     members = [
         join(join(folder, name), file)
         for name in children.folders
@@ -105,21 +106,24 @@ def _list_classes(source: Source, folder: str, listing: Listing) -> list[str]:
         if is_image(file)
     ]
     if not members:
-        listing.warnings.append(f"{folder}: no images; expected some in {CLASS_FOLDERS}")
+        listing.warnings.append(f"{source.path}: {folder}: no images; expected some in {CLASS_FOLDERS}")
     return members
 
 
 def _count_missing_faces(source: Source, folder: str, aligned: list[str], listing: Listing) -> None:
     """Compare aligned faces with the frames of the same split, by class and name without ending."""
     frames = {_key(member): member for member in walk_images(source, folder)}
+    where = f"{source.path}: {folder}"
     if not frames:
-        listing.warnings.append(f"{folder}: not there, so the faces without an aligned picture cannot be counted")
+        listing.warnings.append(f"{where}: not there, so the faces without an aligned picture cannot be counted")
         return
     found = set(map(_key, aligned))
-    missing = [member for key, member in frames.items() if key not in found]
-    if missing:
-        listing.left_out[f"frame of {folder} without an aligned face"] = len(missing)
-        listing.warnings.append(f"{folder}: {len(missing)} frames have no aligned face: {some(missing)}")
+    problems = Problems(where)
+    for key, member in frames.items():
+        if key not in found:
+            listing.left_out[f"frame of {folder} without an aligned face"] += 1
+            problems.add("frames without an aligned face", member)
+    listing.warnings += problems.warnings()
 
 
 def _key(member: str) -> tuple[str, str]:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from nkf.data.labels import EXPRESSIONS
-from nkf.data.sources import some
 
 OWN_TERMS = "Own data; its terms were not stated when it was imported."
 
@@ -78,19 +77,3 @@ def perhaps(name: str, known: Iterable[str], nearness: float = 0.6) -> str:
     """A question that names the nearest known name, for the end of a message; empty where none is near (0 ... 1)."""
     near = get_close_matches(name.strip().lower(), known, 1, nearness)
     return f". Perhaps you meant {near[0]!r}?" if near else ""
-
-
-class Examples:
-    """Counts names and keeps the first few, for one line about all of them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._first: list[str] = []
-
-    def add(self, name: str) -> None:
-        self.count += 1
-        if len(self._first) < 5:  # one more than a message shows, so that it ends in dots
-            self._first.append(name)
-
-    def __str__(self) -> str:
-        return some(self._first)

@@ -9,9 +9,11 @@ Columns are known by their names, in upper or lower case:
     split                         train, valid or test; without the column all rows are train
     x0, y0, x1, y1                box of the face in pixels
     lm00_x, lm00_y ... lm67_y     landmarks in pixels, under the names that ``nkf align`` writes
-    subject, group, any other     metadata
+    subject, photo, group         text; rows that share one of them stay in one split when splits are made
+    any other                     metadata
 
-Of label, votes and shares one has to be there; a label beside votes counts where nobody voted.
+Of label, votes and shares one has to be there; a label beside votes counts where nobody voted. A row with shares and
+without a label gets as label the class with the largest share, or none where several are the largest.
 """
 
 import math
@@ -30,7 +32,6 @@ from nkf.data.formats.synonyms import (
     OWN_TERMS,
     SPLIT_NAMES,
     SYNONYMS,
-    Examples,
     canonical,
     known_classes,
     perhaps,
@@ -38,7 +39,7 @@ from nkf.data.formats.synonyms import (
 )
 from nkf.data.formats.table_files import Cells, Table, find_table, folder_of, open_table
 from nkf.data.labels import EXPRESSIONS, VOTE_COLUMNS
-from nkf.data.listing import Entry, Listing, MetadataType
+from nkf.data.listing import MAX_COORDINATE, Entry, Listing, MetadataType, Problems
 from nkf.data.sources import Source, join, some
 from nkf.errors import NkfError
 from nkf.geometry import NUM_LANDMARKS, Points
@@ -56,7 +57,7 @@ RESERVED = frozenset({
 })  # fmt: skip
 # Columns of one type in any table. All others of a text file stay text: "007" is no 7, and an age may be "20-29".
 KNOWN_TYPES: Mapping[str, MetadataType] = {
-    "valence": "number", "arousal": "number", "yaw": "number", "subject": "text", "group": "text",
+    "valence": "number", "arousal": "number", "yaw": "number", "subject": "text", "photo": "text", "group": "text",
 }  # fmt: skip
 _BARE_NUMBER = re.compile(r"[-+]?\d+(\.0*)?")
 _METADATA_NAME = re.compile(r"\w[\w .()-]*")  # becomes part of a file name
@@ -153,6 +154,8 @@ def _positions(table: Table, names: Sequence[str]) -> dict[str, int]:
         if name in at:
             raise NkfError(f"{table.where}: two columns {name!r}; expected each name once, upper or lower case")
         at[name] = position
+    if len(names) == 1 and ";" in names[0]:
+        raise NkfError(f"{table.where}: fields separated by semicolons; expected commas, or tabs in a file *.tsv")
     if "path" not in at:
         raise NkfError(f"{table.where}: no column path; found {some(names, 10)}")
     return at
@@ -203,30 +206,32 @@ def _nearly_known(table: Table, columns: _Columns) -> list[str]:
 
 def _entries(table: Table, columns: _Columns, folder: str, warnings: list[str]) -> Iterator[Entry]:
     names = _Names()
-    unlabelled = Examples()
+    problems = Problems(table.where)
     for number, cells in table.rows():
         try:
             path = _safe(_text(cells[columns.path]))
             split = _split(cells, columns)
             box = _box(cells, columns)
+            distribution = _distribution(cells, columns)
+            label = None if columns.label is None else _label(cells[columns.label])
             entry = Entry(
                 name=names.unique(split, path, box),
                 split=split,
                 member=join(folder, path),
-                label=None if columns.label is None else _label(cells[columns.label]),
+                label=label or _likeliest(distribution),
                 votes=_votes(cells, columns),
-                distribution=_distribution(cells, columns),
+                distribution=distribution,
                 box_xyxy=box,
                 landmarks_px=_landmarks(cells, columns),
                 metadata=_metadata(cells, columns),
             )
         except _BadRow as error:
             raise NkfError(f"{table.where}, {table.unit} {number}: {error}") from error
-        if entry.label is None and entry.votes is None and entry.distribution is None:
-            unlabelled.add(entry.name)
+        if entry.label is None and entry.votes is None:
+            why = "" if entry.distribution is None else ", several classes have the largest share"
+            problems.add(f"rows without a label{why}", entry.name)
         yield entry
-    if unlabelled.count:
-        warnings.append(f"{table.where}: {unlabelled.count} rows without a label ({unlabelled})")
+    warnings += problems.warnings()
 
 
 class _Names:
@@ -315,6 +320,12 @@ def _distribution(cells: Cells, columns: _Columns) -> NDArray[np.float32] | None
     return (shares / shares.sum()).astype(np.float32)
 
 
+def _likeliest(distribution: NDArray[np.float32] | None) -> str | None:
+    """The one class with the largest share, or None."""
+    largest = [] if distribution is None else np.flatnonzero(distribution == distribution.max()).tolist()
+    return EXPRESSIONS[largest[0]] if len(largest) == 1 else None
+
+
 def _box(cells: Cells, columns: _Columns) -> NDArray[np.float32] | None:
     sides = _numbers(cells, columns, columns.box, "box")
     if sides is not None and not (sides[0] < sides[2] and sides[1] < sides[3]):
@@ -324,7 +335,12 @@ def _box(cells: Cells, columns: _Columns) -> NDArray[np.float32] | None:
 
 def _landmarks(cells: Cells, columns: _Columns) -> Points | None:
     numbers = _numbers(cells, columns, columns.landmarks, "landmarks")
-    return None if numbers is None else numbers.reshape(-1, 2)
+    if numbers is None:
+        return None
+    points = numbers.reshape(-1, 2)
+    if (points == points[0]).all():
+        raise _BadRow("landmarks that are all one point, expected those of a face")
+    return points
 
 
 def _numbers(cells: Cells, columns: _Columns, positions: Sequence[int], what: str) -> NDArray[np.float32] | None:
@@ -334,6 +350,12 @@ def _numbers(cells: Cells, columns: _Columns, positions: Sequence[int], what: st
     if filled and len(filled) < len(numbers):
         empty = columns.names[positions[numbers.index(None)]]
         raise _BadRow(f"{what} with an empty {empty}, expected all {len(numbers)} numbers or none")
+    for number, position in zip(filled, positions, strict=False):
+        if abs(number) > MAX_COORDINATE:
+            name = columns.names[position]
+            raise _BadRow(
+                f"{name} {number:,.10g}, expected pixels from -{MAX_COORDINATE:,.0f} to {MAX_COORDINATE:,.0f}"
+            )
     return np.array(filled, np.float32) if filled else None
 
 
@@ -357,10 +379,11 @@ def _metadata(cells: Cells, columns: _Columns) -> dict[str, Any]:
 
 def _value(cell: Any, name: str, kind: MetadataType) -> Any:
     """A value of its column's type, None for an empty cell."""
-    if kind == "text":
-        return _text(cell).strip() or None
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return None  # a NaN is how some programs leave a cell of a Parquet file empty
+    if kind == "text":
+        whole = isinstance(cell, float) and cell.is_integer()  # so do they write integers when some are missing
+        return str(int(cell) if whole else cell).strip() or None
     if isinstance(kind, int):
         return [math.nan if value is None else value for value in cell]
     return int(cell) if kind == "integer" else _number(cell, name, "a number")

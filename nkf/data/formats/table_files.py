@@ -1,7 +1,6 @@
 """Find and open the CSV, TSV or Parquet file of a source, row by row; Parquet needs the optional package pyarrow."""
 
 import lzma
-import shutil
 import tempfile
 import zipfile
 import zlib
@@ -19,6 +18,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 PARQUET = ".parquet"
 SUFFIXES = (*DELIMITERS, PARQUET)
 BATCH_ROWS = 1024
+MAX_COPY = 2 << 30  # bytes that a Parquet file in a zip may take on disk while it is read
 
 Cells = Sequence[Any]  # of one row: text, or what a Parquet column holds; None where it holds nothing
 
@@ -152,7 +152,11 @@ def _seekable(source: Source, name: str, where: str) -> Iterator[IO[bytes]]:
             return
         with tempfile.TemporaryFile() as copy:
             try:
-                shutil.copyfileobj(stream, copy)
+                while data := stream.read(1 << 20):
+                    copy.write(data)
+                    if copy.tell() > MAX_COPY:
+                        size = f"{MAX_COPY / (1 << 30):g} GiB"
+                        raise NkfError(f"{where}: more than {size} unpacked; unpack the zip, and import its folder")
             except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError) as error:
                 raise NkfError(f"{where}: cannot be read to its end ({error})") from error
             yield copy

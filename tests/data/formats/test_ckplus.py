@@ -91,10 +91,10 @@ def test_broken_emotion_files(tmp_path: Path, text: str) -> None:
     ("count", "frames", "neutral", "numbers", "warning"),
     [
         (4, 3, True, [1, 2, 3, 4], None),
-        (3, 3, True, [1, 2, 3], "1 sequences are shorter than 4 images, too short for a neutral image: S805/001"),
-        (2, 3, True, [1, 2], "1 sequences are shorter than 4 images, too short for a neutral image: S805/001"),
+        (3, 3, True, [1, 2, 3], "sequences shorter than 4 images, too short for a neutral image"),
+        (2, 3, True, [1, 2], "sequences shorter than 4 images, too short for a neutral image"),
         (3, 3, False, [1, 2, 3], None),
-        (2, 3, False, [1, 2], "1 sequences are shorter than 3 images, too short for 3 images: S805/001"),
+        (2, 3, False, [1, 2], "sequences shorter than 3 images, too short for 3 images"),
         (6, 1, True, [1, 6], None),
         (6, 5, True, [1, 2, 3, 4, 5, 6], None),
     ],
@@ -106,7 +106,7 @@ def test_short_sequences(
     listing, entries = listing_of(make(tmp_path, files), frames=frames, neutral=neutral)
     assert [entry.metadata["frame"] for entry in entries] == numbers
     assert Counter(entry.label for entry in entries)["neutral"] == int(neutral and count > frames)
-    assert listing.warnings == ([warning] if warning else [])
+    assert listing.warnings == ([f"{tmp_path}: {warning}: 1 (S805/001)"] if warning else [])
     assert listing.total == len(entries)
 
 
@@ -139,25 +139,25 @@ def test_emotion_file_is_found_by_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "warning", "left_out"),
     [
-        ({"Emotion/S805/001/copy.txt": "1.0"}, "1 sequences have more than one emotion file, with the same code", None),
+        ({"Emotion/S805/001/copy.txt": "1.0"}, "sequences with more than one emotion file, with the same code", None),
         (
             {"Emotion/S805/001/copy.txt": "2.0"},
-            "1 sequences left out, their emotion files contradict each other",
+            "sequences left out, their emotion files contradict each other",
             "sequence with contradictory emotion files",
         ),
         (
             {"Emotion/S805/002/S805_002_00000005_emotion.txt": "2.0"},
-            "1 sequences left out, with an emotion file but without images",
+            "sequences left out, with an emotion file but without images",
             "sequence without images",
         ),
         (
             {"cohn-kanade-images/S805/001/S805_001_00000006.png": "image"},
-            "1 sequences end at another image than their emotion file tells",
+            "sequences that end at another image than their emotion file tells",
             None,
         ),
         (
             {"cohn-kanade-images/S805/001/peak.png": "image"},
-            "1 sequences have images left out, without a frame number in their names",
+            "sequences with images left out, without a frame number in their names",
             None,
         ),
     ],
@@ -166,7 +166,7 @@ def test_oddities_are_told(tmp_path: Path, files: dict[str, str], warning: str, 
     usual = sequence_files("S805/001", 5, "1.0") | sequence_files("S806/001", 5, "6.0")
     listing, entries = listing_of(make(tmp_path, usual | files), frames=1, neutral=False)
     number = "002" if "S805/002" in next(iter(files)) else "001"
-    assert listing.warnings == [f"{warning}: S805/{number}"]
+    assert listing.warnings == [f"{tmp_path}: {warning}: 1 (S805/{number})"]
     assert listing.left_out == ({left_out: 1} if left_out else {})
     assert ("S806/001", "sadness", 5, "peak") in summary(entries)
     contradictory = left_out == "sequence with contradictory emotion files"
@@ -182,7 +182,9 @@ def test_landmarks_of_the_frames_that_have_them(tmp_path: Path) -> None:
     listing, entries = listing_of(make(tmp_path, files))
     assert [entry.landmarks_px is not None for entry in entries] == [False, True, False, False]
     np.testing.assert_array_equal(entries[1].landmarks_px, [(100 + i, 200 + i) for i in range(68)])
-    assert listing.warnings == [f"1 landmark files are not 68 lines of x and y: {folder}_00000004_landmarks.txt"]
+    assert listing.warnings == [
+        f"{tmp_path}: landmark files that are not 68 lines of x and y: 1 ({folder}_00000004_landmarks.txt)"
+    ]
     assert "68 points" in listing.details["landmarks_are"]
 
 
@@ -192,7 +194,7 @@ def test_broken_landmarks_are_left_out(tmp_path: Path, text: str) -> None:
     files = sequence_files("S805/001", 5, "1.0") | {file: text}
     listing, entries = listing_of(make(tmp_path, files))
     assert all(entry.landmarks_px is None for entry in entries)
-    assert listing.warnings == [f"1 landmark files are not 68 lines of x and y: {file}"]
+    assert listing.warnings == [f"{tmp_path}: landmark files that are not 68 lines of x and y: 1 ({file})"]
 
 
 def test_parts_unpacked_apart_and_zipped(tmp_path: Path) -> None:
@@ -234,7 +236,9 @@ def test_copy_with_fewer_frames_and_other_names(tmp_path: Path) -> None:
     listing, entries = listing_of(make(tmp_path, COPY | others), frames=2)
     assert sorted({entry.metadata["frame"] for entry in entries}) == [18, 19]
     (warning,) = listing.warnings
-    assert warning.startswith("2 images left out, expected names such as S010_004_00000017.png, found CK+48/anger/S8")
+    assert warning.startswith(
+        f"{tmp_path}: images left out, expected names such as S010_004_00000017.png: 2 (CK+48/anger/S8"
+    )
     assert listing.left_out == {"name that is not one of the dataset's": 2}
 
 

@@ -68,18 +68,28 @@ def test_unsure_boxes(tmp_path: Path) -> None:
     assert listing.details["min_confidence"] == "57.5"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_confidence_that_is_no_number_is_refused(tmp_path: Path, value: float) -> None:
+    with pytest.raises(NkfError, match=rf"^min_confidence {value}: expected a number in the unit of the table$"):
+        listing_of(tmp_path, ROW, min_confidence=value)
+
+
 @pytest.mark.parametrize("box", ["10 20 20 90", "10 20 110 10", "10 110 20 90"])
 def test_empty_box(tmp_path: Path, box: str) -> None:
     listing, entries = listing_of(tmp_path, ROW, f"crowd_1.jpg 1 {box} 50 3")
     assert len(entries) == 1
-    assert listing.warnings == ["1 faces left out, their boxes are empty: crowd_1.jpg#1"]
+    assert listing.warnings == [
+        f"{tmp_path}: label/label.lst: faces left out, their boxes are empty: 1 (crowd_1.jpg#1)"
+    ]
     assert listing.left_out == {"empty box": 1}
 
 
 def test_the_same_face_again(tmp_path: Path) -> None:
     listing, (entry,) = listing_of(tmp_path, ROW, "crowd_1.jpg 0 10 20 110 90 57.5 4")
     assert entry.label == "happiness"
-    assert listing.warnings == ["1 faces are listed twice, the first row counts: crowd_1.jpg#0"]
+    assert listing.warnings == [
+        f"{tmp_path}: label/label.lst: faces left out that are listed twice, the first row counts: 1 (crowd_1.jpg#0)"
+    ]
     assert listing.left_out == {"the same face again": 1}
 
 

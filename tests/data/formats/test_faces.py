@@ -72,7 +72,7 @@ def test_other_files_are_told(tmp_path: Path) -> None:
     listing, entries = listing_of(tmp_path / "source", ["a/1.png", *(f"a/{k}.txt" for k in range(5))])
     assert len(entries) == 1
     others = "a/0.txt, a/1.txt, a/2.txt, a/3.txt, ..."
-    assert listing.warnings == [f"{tmp_path / 'source'}: 5 files left out, no images by their names ({others})"]
+    assert listing.warnings == [f"{tmp_path / 'source'}: files left out, no images by their names: 5 ({others})"]
 
 
 @pytest.mark.parametrize("names", [["a.txt"], ["a/b/c.csv", "d"]])
@@ -104,7 +104,7 @@ def test_import(tmp_path: Path, kind: str) -> None:
         tmp_path / "teacher.npz",
         name=np.array(["b/1.png", "2.JPG"]),
         found=np.array([True, True]),
-        landmarks68=np.ones((2, 68, 2), np.float16),
+        landmarks68=np.arange(272, dtype=np.float16).reshape(2, 68, 2),
         gender=np.array(["Female", "Male"]),
     )
     source = save(tmp_path / kind, files)
@@ -121,7 +121,7 @@ def test_import(tmp_path: Path, kind: str) -> None:
     assert (report.counts, report.leaks_found) == ({}, {})
     assert pack.manifest["licence"] == "mine"
     left_out, skipped = report.warnings
-    assert left_out == f"{source}: 1 files left out, no images by their names (a/readme.txt)"
+    assert left_out == f"{source}: files left out, no images by their names: 1 (a/readme.txt)"
     assert skipped.startswith(f"skipped {source}")
     assert "a/b/broken.png: not an image" in skipped
 

@@ -162,9 +162,9 @@ def test_nothing_is_left_out_silently(tmp_path: Path) -> None:
         assert len(rows(listing)) == 1
     assert listing.warnings == [
         f"{path}: folders left out, they hold no image (labels)",
-        f"{path}: 2 class folders without an image (test/fear, test/sad)",
-        f"{path}: 2 images left out, in no class folder (loose.png, train/loose.jpg)",
-        f"{path}: 3 files left out, no images by their names (readme.txt, train/happy/Thumbs.db, test/sad/notes.txt)",
+        f"{path}: images left out, in no class folder: 2 (loose.png, train/loose.jpg)",
+        f"{path}: files left out, no images by their names: 3 (readme.txt, train/happy/Thumbs.db, test/sad/notes.txt)",
+        f"{path}: class folders without an image: 2 (test/fear, test/sad)",
     ]
 
 
@@ -172,8 +172,8 @@ def test_loose_files_beside_class_folders_are_counted_once() -> None:
     listing = list_folders(FakeSource(["sad/a.jpg", "b.jpg", "c.txt"]))
     assert len(rows(listing)) == 1
     assert listing.warnings == [
-        "fake: 1 images left out, in no class folder (b.jpg)",
-        "fake: 1 files left out, no images by their names (c.txt)",
+        "fake: images left out, in no class folder: 1 (b.jpg)",
+        "fake: files left out, no images by their names: 1 (c.txt)",
     ]
 
 
@@ -181,7 +181,7 @@ def test_many_files_left_out_are_one_line() -> None:
     listing = list_folders(FakeSource(["sad/a.jpg", *(f"sad/{number}.txt" for number in range(9))]))
     assert len(rows(listing)) == 1
     assert listing.warnings == [
-        "fake: 9 files left out, no images by their names (sad/0.txt, sad/1.txt, sad/2.txt, sad/3.txt, ...)"
+        "fake: files left out, no images by their names: 9 (sad/0.txt, sad/1.txt, sad/2.txt, sad/3.txt, ...)"
     ]
 
 

@@ -51,7 +51,8 @@ def test_other_names_are_listed_not_guessed(tmp_path: Path) -> None:
     listing, entries = listing_of(tmp_path, "QA.AN1.39.tiff", "README.txt", *others)
     assert [entry.name for entry in entries] == ["QA.AN1.39.tiff"]
     (warning,) = listing.warnings
-    assert warning.startswith("5 images left out, expected names such as KA.AN1.39.tiff")
+    assert warning.startswith(f"{tmp_path}: images left out, expected names such as KA.AN1.39.tiff")
+    assert "): 5 (Q1.AN1.3.tiff, " in warning
     assert listing.left_out == {"name that is not one of the dataset's": 5}
 
 
@@ -59,7 +60,7 @@ def test_the_same_picture_again(tmp_path: Path) -> None:
     listing, entries = listing_of(tmp_path, "a/QA.AN1.39.tiff", "b/QA.AN1.39.tif", "b/QA.AN1..39.tiff")
     assert [entry.member for entry in entries] == ["a/QA.AN1.39.tiff"]
     assert listing.warnings == [
-        "2 pictures are there twice, the first counts; left out b/QA.AN1..39.tiff, b/QA.AN1.39.tif"
+        f"{tmp_path}: pictures left out that are there twice, the first counts: 2 (b/QA.AN1..39.tiff, b/QA.AN1.39.tif)"
     ]
     assert listing.left_out == {"the same picture again": 2}
 

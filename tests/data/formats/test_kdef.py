@@ -48,15 +48,17 @@ def test_other_names_are_listed_not_guessed(tmp_path: Path) -> None:
     listing, entries = listing_of(tmp_path, "AF01/AF02ANS.JPG", "readme.txt", *(f"x/{name}" for name in others))
     assert [entry.name for entry in entries] == ["AF02ANS.JPG"]
     (warning,) = listing.warnings
-    assert warning.startswith(f"{len(others)} images left out, expected names such as AF01ANFL.JPG or AF01ANS.JPG")
-    assert "x/AF00ANS.JPG" in warning
+    assert warning.startswith(f"{tmp_path}: images left out, expected names such as AF01ANFL.JPG or AF01ANS.JPG")
+    assert f"): {len(others)} (x/AF00ANS.JPG, " in warning
     assert listing.left_out == {"name that is not one of the dataset's": len(others)}
 
 
 def test_the_same_picture_again(tmp_path: Path) -> None:
     listing, entries = listing_of(tmp_path, "a/AF01ANS.JPG", "b/AF01ANS.jpg")
     assert [entry.member for entry in entries] == ["a/AF01ANS.JPG"]
-    assert listing.warnings == ["1 pictures are there twice, the first counts; left out b/AF01ANS.jpg"]
+    assert listing.warnings == [
+        f"{tmp_path}: pictures left out that are there twice, the first counts: 1 (b/AF01ANS.jpg)"
+    ]
     assert listing.left_out == {"the same picture again": 1}
 
 

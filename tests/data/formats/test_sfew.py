@@ -60,7 +60,7 @@ def test_aligned_faces_tell_which_frames_have_none(tmp_path: Path) -> None:
         ("test", aligned[1], "happiness"),
     ]
     assert (listing.shows, listing.known) == ("face", {})
-    assert listing.warnings == ["Train: 1 frames have no aligned face: Train/Sad/Film_0002_01.png"]
+    assert listing.warnings == [f"{tmp_path}: Train: frames without an aligned face: 1 (Train/Sad/Film_0002_01.png)"]
     assert listing.left_out == {
         "frame of Train without an aligned face": 1,
         "picture of Test, whose labels are not public": 1,
@@ -72,8 +72,8 @@ def test_aligned_faces_alone(tmp_path: Path) -> None:
     listing, entries = listing_of(tmp_path, *aligned, images="aligned")
     assert len(entries) == 2
     assert listing.warnings == [
-        "Train: not there, so the faces without an aligned picture cannot be counted",
-        "Val: not there, so the faces without an aligned picture cannot be counted",
+        f"{tmp_path}: Train: not there, so the faces without an aligned picture cannot be counted",
+        f"{tmp_path}: Val: not there, so the faces without an aligned picture cannot be counted",
     ]
 
 
@@ -81,8 +81,8 @@ def test_missing_val_and_stray_images_are_told(tmp_path: Path) -> None:
     listing, entries = listing_of(tmp_path, "Train/Angry/1.png", "Train/2.png", "Train/readme.txt")
     assert [entry.name for entry in entries] == ["Angry/1.png"]
     assert listing.warnings == [
-        "Train: 1 images left out, in no class folder (2.png)",
-        "Val: no images; expected some in Angry, Disgust, Fear, Happy, Neutral, Sad, Surprise",
+        f"{tmp_path}: Train: images left out, in no class folder: 1 (2.png)",
+        f"{tmp_path}: Val: no images; expected some in Angry, Disgust, Fear, Happy, Neutral, Sad, Surprise",
     ]
     assert listing.left_out == {"image outside the class folders": 1}
 
