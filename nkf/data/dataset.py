@@ -108,7 +108,7 @@ def load_crops(pack: Pack, kind: CropKind, size: int, progress: Progress = no_pr
     found = np.asarray(np.isfinite(pack.landmarks_px).all(axis=(1, 2)))
     boxed = np.isfinite(pack.column("box_xyxy")).all(axis=1)
     shown = found | boxed | (pack.manifest.get("shows", "face") == "face")
-    return FaceCrops(np.load(images, mmap_mode="r"), np.load(landmarks, mmap_mode="r"), found, shown)
+    return FaceCrops(np.load(images, mmap_mode="r"), np.load(landmarks), found, shown)
 
 
 def cache_folder(pack: Pack) -> Path:

@@ -95,7 +95,7 @@ class FolderSource:
                 for entry in entries:
                     if _is_hidden(entry.name):
                         continue
-                    if not _is_printable(entry.name):
+                    if not is_printable(entry.name):
                         left_out[entry.name] = UNPRINTABLE
                     elif not entry.is_dir():
                         files.append(entry.name)
@@ -176,7 +176,7 @@ class ZipSource:
             raise NkfError(f"{self.path}: more than {MAX_DEPTH} folders in each other, {filename[:80]!a}...")
         if filename.endswith(("/", "\\")):
             return None
-        if not _is_printable(filename):
+        if not is_printable(filename):
             self.warnings.append(f"left out {filename!a}: {UNPRINTABLE}")
             return None
         return name
@@ -381,6 +381,6 @@ def _is_hidden(part: str) -> bool:
     return (part.startswith(".") and part != "..") or part == "__MACOSX"
 
 
-def _is_printable(name: str) -> bool:
+def is_printable(name: str) -> bool:
     """Tell whether a name can stand in a line of UTF-8; unlike `str.isprintable`, spaces of every kind may be in it."""
     return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name)

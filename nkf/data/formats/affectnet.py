@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from nkf.data.labels import EXPRESSIONS
 from nkf.data.listing import MAX_COORDINATE, Entry, KnownCount, Listing, MetadataType, Problems
-from nkf.data.sources import Children, Row, Source, find_roots, is_image, join, read_table, some
+from nkf.data.sources import Children, Row, Source, find_roots, is_image, is_printable, join, read_table, some
 from nkf.errors import NkfError
 
 LABEL_OF_CODE = {
@@ -254,7 +254,7 @@ def _safe_name(path: str, where: str) -> str:
     """A path of a table, without detours; it must not lead out of the images' folder."""
     name = PurePosixPath(path.strip())
     outside = not name.parts or name.parts[0][-1] in "/:" or ".." in name.parts or "\\" in path
-    if outside or not path.isprintable():
+    if outside or not is_printable(path):
         raise NkfError(f"{where}: image {path!r}, expected a path below the images' folder, as 12/name.jpg")
     return name.as_posix()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nkf.data.listing import Entry, KnownCount, Listing, Problems
-from nkf.data.sources import Source, find_root, join, read_table, some
+from nkf.data.sources import Source, find_root, is_printable, join, read_table, some
 from nkf.errors import NkfError
 
 LICENCE = (
@@ -146,7 +146,7 @@ def _read_faces(source: Source, table: str) -> Iterator[_Face]:
             face = _Face(photo, int(number), (left, top, right, bottom), _finite(confidence), LABEL_OF_CODE[code])
         except (ValueError, KeyError) as error:
             raise NkfError(f"{where}: {' '.join(fields)!a}, expected {COLUMNS}") from error
-        if photo in (".", "..") or "/" in photo or "\\" in photo or not photo.isprintable():
+        if photo in (".", "..") or "/" in photo or "\\" in photo or not is_printable(photo):
             raise NkfError(f"{where}: photo {photo!a}, expected a plain file name")
         yield face
 

@@ -20,7 +20,17 @@ from PIL import Image
 from nkf.data.formats.folders import is_kaggle_fer2013
 from nkf.data.labels import FERPLUS_COLUMNS, votes_from_ferplus
 from nkf.data.listing import Entry, KnownCount, KnownCounts, LabelSource, Listing
-from nkf.data.sources import Children, FolderSource, Source, find_roots, is_image, join, read_table, some
+from nkf.data.sources import (
+    Children,
+    FolderSource,
+    Source,
+    find_roots,
+    is_image,
+    is_printable,
+    join,
+    read_table,
+    some,
+)  # fmt: skip
 from nkf.errors import NkfError
 
 LabelFile = Literal["label_csv", "fer2013new"]
@@ -328,7 +338,7 @@ def _parse_usage(text: str, where: str, line: int) -> str:
 
 def _parse_name(text: str, where: str, line: int) -> str:
     name = text.strip()
-    if name in (".", "..") or "/" in name or "\\" in name or not name.isprintable():
+    if name in (".", "..") or "/" in name or "\\" in name or not is_printable(name):
         raise NkfError(f"{where}, line {line}: image name {name!r}, expected a plain file name")
     return name
 

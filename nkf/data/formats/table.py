@@ -40,7 +40,7 @@ from nkf.data.formats.synonyms import (
 from nkf.data.formats.table_files import Cells, Table, find_table, folder_of, open_table
 from nkf.data.labels import EXPRESSIONS, VOTE_COLUMNS
 from nkf.data.listing import MAX_COORDINATE, Entry, Listing, MetadataType, Problems
-from nkf.data.sources import Source, join, some
+from nkf.data.sources import Source, is_printable, join, some
 from nkf.errors import NkfError
 from nkf.geometry import NUM_LANDMARKS, Points
 
@@ -264,7 +264,7 @@ def _safe(path: str) -> str:
     """A path below the folder it is relative to, or an error."""
     parts = PurePosixPath(path).parts
     outside = not parts or ".." in parts or parts[0].startswith("/") or parts[0].endswith(":")
-    if outside or "\\" in path or not path.isprintable():
+    if outside or "\\" in path or not is_printable(path):
         raise _BadRow(f"path {path!r}, expected a relative file name with / between folders")
     return PurePosixPath(path).as_posix()
 
