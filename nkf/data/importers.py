@@ -342,4 +342,10 @@ def _report(pack: Pack, warnings: Sequence[str]) -> ImportReport:
     manifest = pack.manifest
     names = ("dataset", "counts", "left_out", "leaks_found", "leaks_dropped", "images_skipped")
     told = {name: manifest[name] for name in (*names, "landmarks_found", "landmarks_missing")}
-    return ImportReport(images=manifest["images_by_split"], warnings=(*warnings, *map(str, differences(pack))), **told)
+    different = [str(difference) for difference in differences(pack)]
+    return ImportReport(
+        images=manifest["images_by_split"],
+        warnings=(*warnings, *different),
+        counts_as_known=not different if manifest["known_counts"] else None,
+        **told,
+    )

@@ -16,6 +16,8 @@ def print_report(report: ImportReport) -> None:
     for warning in report.warnings:
         print("nkf: warning:", warning.replace("\n", " "), file=sys.stderr)
     print_counts(report.images, report.counts)
+    if report.counts_as_known:
+        print(f"counts: those of a complete copy of {report.dataset}")
     for reason, count in report.left_out.items():
         print(f"left out: {count:,} {reason}")
     for pair, count in report.leaks_found.items():

@@ -1,65 +1,13 @@
 """Packs that the machine went down on while they were written, and folders that are somebody else's."""
 
-import io
 import os
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from made_packs import IDENTITY, Killed, names, png, sample, sha256, write
 
-from nkf.data import pack_writer
-from nkf.data.pack import Sample
 from nkf.data.pack_writer import PackWriter
 from nkf.errors import NkfError
-from nkf.files import file_sha256
-
-
-def png(seed: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 6, 3), np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-IDENTITY = {"source": "made up"}
-
-
-class Killed(BaseException):
-    """Stands for a kill: no part of nkf catches it."""
-
-
-def write(path: Path, count: int, *, stop: BaseException | None = None, identity: Any = IDENTITY) -> None:
-    """Add samples from where an earlier run ended; `stop` is raised behind the last."""
-    with PackWriter(path, {"dataset": "made up"}, identity=identity) as writer:
-        for number in range(writer.notes.consumed, count):
-            writer.add(sample(number))
-        if stop is not None:
-            raise stop
-
-
-def sample(number: int) -> Sample:
-    return Sample(f"{number}.png", "train", png(number), label="fear")
-
-
-def sha256(folder: Path) -> dict[str, str]:
-    return {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir())
-
-
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of two rows."""
-    monkeypatch.setattr(pack_writer, "PART_ROWS", 2)
-
-
-@pytest.fixture
-def small_shards(small_parts: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part in an images file of its own."""
-    monkeypatch.setattr(pack_writer, "SHARD_BYTES", 1)
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:

@@ -1,74 +1,21 @@
 """Packs that are interrupted while they are written: what is complete stays, and the next writer goes on from it."""
 
-import io
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from made_packs import IDENTITY, Killed, names, png, sample, sha256, write
 
-from nkf.data import pack_writer
-from nkf.data.pack import Pack, Sample
+from nkf.data.pack import Pack
 from nkf.data.pack_writer import PackWriter
 from nkf.data.tables import TableWriter
 from nkf.errors import NkfError
-from nkf.files import file_sha256
-
-
-def png(seed: int, shape: tuple[int, ...] = (8, 6, 3)) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def sample(number: int, **changes: Any) -> Sample:
-    return replace(Sample(f"{number}.png", "train", png(number), label="fear"), **changes)
-
-
-IDENTITY = {"source": "made up"}
-
-
-class Killed(BaseException):
-    """Stands for a kill at a place where a real one cannot be aimed at: no part of nkf catches it."""
-
-
-def write(
-    path: Path, count: int, *, start: int = 0, stop: BaseException | None = None, identity: Any = IDENTITY
-) -> None:
-    """Add samples from where an earlier run ended; `stop` is raised behind the last."""
-    with PackWriter(path, {"dataset": "made up"}, identity=identity) as writer:
-        for number in range(max(start, writer.notes.consumed), count):
-            writer.add(sample(number))
-        if stop is not None:
-            raise stop
-
-
-def sha256(folder: Path) -> dict[str, str]:
-    return {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir())
-
-
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of two rows."""
-    monkeypatch.setattr(pack_writer, "PART_ROWS", 2)
-
-
-@pytest.fixture
-def small_shards(small_parts: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part in an images file of its own."""
-    monkeypatch.setattr(pack_writer, "SHARD_BYTES", 1)
 
 
 @pytest.mark.parametrize("error", [NkfError("broken row"), KeyboardInterrupt(), Killed()])

@@ -1,16 +1,14 @@
 """Writing packs: whole or not at all, in parts that survive a kill, in several files of images."""
 
 import hashlib
-import io
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from made_packs import IDENTITY, names, png, sample, write
 
 from nkf.data import pack_writer
 from nkf.data.pack import Pack, Sample
@@ -18,48 +16,6 @@ from nkf.data.pack_writer import PackWriter, Picture
 from nkf.data.tables import Table
 from nkf.errors import ImageError, NkfError
 from nkf.files import file_sha256
-
-
-def png(seed: int, shape: tuple[int, ...] = (8, 6, 3)) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def sample(number: int, **changes: Any) -> Sample:
-    return replace(Sample(f"{number}.png", "train", png(number), label="fear"), **changes)
-
-
-IDENTITY = {"source": "made up"}
-
-
-class Killed(BaseException):
-    """Stands for a kill at a place where a real one cannot be aimed at: no part of nkf catches it."""
-
-
-def write(
-    path: Path, count: int, *, start: int = 0, stop: BaseException | None = None, identity: Any = IDENTITY
-) -> None:
-    """Add samples from where an earlier run ended; `stop` is raised behind the last."""
-    with PackWriter(path, {"dataset": "made up"}, identity=identity) as writer:
-        for number in range(max(start, writer.notes.consumed), count):
-            writer.add(sample(number))
-        if stop is not None:
-            raise stop
-
-
-def sha256(folder: Path) -> dict[str, str]:
-    return {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir())
-
-
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of two rows."""
-    monkeypatch.setattr(pack_writer, "PART_ROWS", 2)
 
 
 def test_undecodable_image_leaves_the_pack_as_it_was(tmp_path: Path) -> None:

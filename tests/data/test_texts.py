@@ -89,6 +89,14 @@ def test_a_report_without_findings_is_short(capsys: pytest.CaptureFixture[str]) 
     assert printed.err == ""
 
 
+@pytest.mark.parametrize(("as_known", "told"), [(None, False), (False, False), (True, True)])
+def test_counts_of_a_complete_copy_are_told(
+    as_known: bool | None, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_report(ImportReport("rafdb", {"train": 1}, counts_as_known=as_known))
+    assert ("counts: those of a complete copy of rafdb" in capsys.readouterr().out.splitlines()) is told
+
+
 METADATA: list[dict[str, Any]] = [
     {"subject": f"S{n % 9}", "sex": ("f", "m", "")[n % 3], "age": (None, 31, 45)[n % 3], "valence": None}
     for n in range(9)
