@@ -136,7 +136,8 @@ class FolderSource:
         file = self.path / name
         try:
             with file.open("rb") as stream:
-                return _read_at_most(stream.read, limit, str(file))
+                size = os.fstat(stream.fileno()).st_size
+                return _read_at_most(stream.read, limit, str(file), min(size, limit))
         except OSError as error:
             raise ImageError(f"{file}: {error.strerror}") from error
 
@@ -360,8 +361,11 @@ def some(names: Sequence[str], count: int = 4) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-def _read_at_most(read: Callable[[int], bytes], limit: int, where: str) -> bytes:
-    data = read(limit + 1)
+def _read_at_most(read: Callable[[int], bytes], limit: int, where: str, expected: int | None = None) -> bytes:
+    """Read a file; a buffer for all of the limit would take longer to make than a small file to read."""
+    data = read(limit + 1 if expected is None else expected + 1)
+    if expected is not None and len(data) > expected:  # it has grown meanwhile, or did not tell its size
+        data += read(limit + 1 - len(data))
     if len(data) > limit:
         raise ImageError(f"{where}: more than {limit >> 20} MiB, which is no file of this dataset")
     return data

@@ -11,11 +11,13 @@ The official test set was never given out, so everybody reports on the validatio
 import hashlib
 import io
 import itertools
+import math
 import re
 import tokenize
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -47,6 +49,7 @@ AUTOMATIC_IMAGES = "Automatically_Annotated_Images"
 FIRST_FEW = 8  # rows whose images have to be there, one of them at least
 SPLIT_OF_FOLDER = {"train_set": "train", "val_set": "test", "valid_set": "test"}
 MAX_ANNOTATION_BYTES = 1 << 20
+NPY_1_0 = b"\x93NUMPY\x01\x00"  # beginning of an npy file of version 1.0, as numpy writes nearly all
 
 LICENCE = (
     "AffectNet: for non-commercial research and education under an agreement that each institution signs for itself; "
@@ -333,7 +336,7 @@ def _list_sets(source: Source, sets: Sequence[_Set], listing: Listing) -> Iterat
 def _load_array(source: Source, name: str) -> NDArray[Any] | None:
     """Numbers or strings out of an npy file; None when it is missing or broken."""
     try:
-        array = np.lib.format.read_array(io.BytesIO(source.read(name, MAX_ANNOTATION_BYTES)), allow_pickle=False)
+        array = _read_npy(source.read(name, MAX_ANNOTATION_BYTES))
         if array.dtype.kind not in "iufUS" or array.size > 2 * LANDMARKS:
             return None
         array = array.astype(np.str_) if array.dtype.kind == "S" else array
@@ -341,6 +344,23 @@ def _load_array(source: Source, name: str) -> NDArray[Any] | None:
     except (NkfError, ValueError, MemoryError, SyntaxError, tokenize.TokenError, SystemError):  # others: broken headers
         return None
     return array
+
+
+def _read_npy(data: bytes) -> NDArray[Any]:
+    if not data.startswith(NPY_1_0):
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    start = len(NPY_1_0) + 2 + int.from_bytes(data[len(NPY_1_0) : len(NPY_1_0) + 2], "little")
+    shape, order, dtype = _read_npy_header(data[len(NPY_1_0) : start])
+    return np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape, order=order)
+
+
+@lru_cache(maxsize=1024)
+def _read_npy_header(header: bytes) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
+    """Shape, order and dtype; a million files have a few different headers, and each takes long to parse."""
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header))
+    if dtype.hasobject:
+        raise ValueError("objects, which would have to be unpickled")
+    return shape, "F" if is_fortran else "C", dtype
 
 
 def _load_scalar(source: Source, name: str) -> str | None:
