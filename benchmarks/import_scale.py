@@ -119,7 +119,7 @@ def kill_and_resume(work: Path, count: int, release: str, kills: int, seconds: f
         shutil.rmtree(path, ignore_errors=True)
     rng, times = random.Random(0), []
     for _ in range(kills):
-        after = rng.uniform(0.2, 0.6) * seconds
+        after = rng.uniform(0.5, 0.9) / kills * seconds  # so that together they end before the import would
         run(source, out, kill_after=after)
         assert not out.exists(), "it was complete before it was killed"
         parts = len(list(out.with_name(out.name + ".partial").glob("part-*.arrow")))

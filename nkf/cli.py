@@ -155,7 +155,10 @@ def train(
     from nkf.train import train as run_training
 
     summary = run_training(settings, run, device=place, max_minutes=max_minutes, progress=track)
-    print(f"{run}:", ", ".join(f"{key} {value}" for key, value in summary.items()))
+    told = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in summary.items()}
+    print(f"{run}:", ", ".join(f"{key} {value}" for key, value in told.items()))
+    if not summary["finished"]:
+        print("not finished: the same command goes on")
 
 
 def evaluate(

@@ -137,6 +137,9 @@ def split(
     split_pack(pack, out, valid=valid, test=test, seed=seed, by=by, keep_test=keep_test)
     manifest = Pack(out).manifest
     print_counts(manifest["images_by_split"], manifest["counts"])
+    for pair, number in manifest["leaks_found"].items():
+        if number:  # with --keep-test
+            print(f"duplicates: {number:,} {pair}; nkf data check names them")
 
 
 DATA_COMMANDS: CommandTable = {"import": IMPORT_COMMANDS, "check": check, "show": show, "split": split}

@@ -1,5 +1,6 @@
 """The commands under ``nkf data import``."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +56,7 @@ Options = Annotated[Common, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="")]
 DEFAULTS = Common()
 
 
-def import_ferplus(source: Source, out: NewPack, /, *, fer2013new: File = None, options: Options = DEFAULTS) -> None:
+def import_ferplus(source: Source, out: NewPack, /, *, fer2013new: File = None, options: Options = DEFAULTS) -> int:
     """Import FERPlus (FER+).
 
     SOURCE is a folder or zip in FER+'s layout (FER2013Train, FER2013Valid, FER2013Test, or some of them), or with
@@ -73,7 +74,7 @@ def import_ferplus(source: Source, out: NewPack, /, *, fer2013new: File = None, 
     """
     from nkf.data.formats.ferplus import list_ferplus
 
-    _import(partial(list_ferplus, fer2013new=fer2013new), source, out, options)
+    return _import(partial(list_ferplus, fer2013new=fer2013new), source, out, options)
 
 
 def import_rafdb(
@@ -83,7 +84,7 @@ def import_rafdb(
     *,
     images: Literal["auto", "aligned", "original"] = "auto",
     options: Options = DEFAULTS,
-) -> None:
+) -> int:
     """Import RAF-DB, the basic part.
 
     SOURCE is the folder or a zip with EmoLabel, Image and Annotation. RAF-DB has no validation split: --valid-share
@@ -100,12 +101,12 @@ def import_rafdb(
     """
     from nkf.data.formats.rafdb import list_rafdb
 
-    _import(partial(list_rafdb, images=images), source, out, options)
+    return _import(partial(list_rafdb, images=images), source, out, options)
 
 
 def import_affectnet(
     source: Source, out: NewPack, /, *, with_automatic: bool = False, options: Options = DEFAULTS
-) -> None:
+) -> int:
     """Import AffectNet, its first release (CSV lists) or its second (.npy annotations).
 
     The official validation set becomes the split test, since everybody reports on it; --valid-share carves a validation
@@ -122,10 +123,10 @@ def import_affectnet(
     """
     from nkf.data.formats.affectnet import list_affectnet
 
-    _import(partial(list_affectnet, with_automatic=with_automatic), source, out, options)
+    return _import(partial(list_affectnet, with_automatic=with_automatic), source, out, options)
 
 
-def import_expw(source: Source, out: NewPack, /, *, min_confidence: float = 0.0, options: Options = DEFAULTS) -> None:
+def import_expw(source: Source, out: NewPack, /, *, min_confidence: float = 0.0, options: Options = DEFAULTS) -> int:
     """Import ExpW (Expression in the Wild): one row a face, several in a photo.
 
     Example:
@@ -139,12 +140,12 @@ def import_expw(source: Source, out: NewPack, /, *, min_confidence: float = 0.0,
     """
     from nkf.data.formats.expw import list_expw
 
-    _import(partial(list_expw, min_confidence=min_confidence), source, out, options)
+    return _import(partial(list_expw, min_confidence=min_confidence), source, out, options)
 
 
 def import_ckplus(
     source: Source, out: NewPack, /, *, frames: int = 3, no_neutral: bool = False, options: Options = DEFAULTS
-) -> None:
+) -> int:
     """Import CK+ (Extended Cohn-Kanade): the last frames of each labelled sequence, and its first as neutral.
 
     There are no official splits: "nkf data split PACK OUT --folds 10" makes folds without a person in two.
@@ -161,10 +162,10 @@ def import_ckplus(
     """
     from nkf.data.formats.ckplus import list_ckplus
 
-    _import(partial(list_ckplus, frames=frames, neutral=not no_neutral), source, out, options)
+    return _import(partial(list_ckplus, frames=frames, neutral=not no_neutral), source, out, options)
 
 
-def import_kdef(source: Source, out: NewPack, /, *, straight: bool = False, options: Options = DEFAULTS) -> None:
+def import_kdef(source: Source, out: NewPack, /, *, straight: bool = False, options: Options = DEFAULTS) -> int:
     """Import KDEF: 70 people, seven expressions, five angles.
 
     Example:
@@ -178,10 +179,10 @@ def import_kdef(source: Source, out: NewPack, /, *, straight: bool = False, opti
     """
     from nkf.data.formats.kdef import list_kdef
 
-    _import(partial(list_kdef, angles=("S",)) if straight else list_kdef, source, out, options)
+    return _import(partial(list_kdef, angles=("S",)) if straight else list_kdef, source, out, options)
 
 
-def import_jaffe(source: Source, out: NewPack, /, *, options: Options = DEFAULTS) -> None:
+def import_jaffe(source: Source, out: NewPack, /, *, options: Options = DEFAULTS) -> int:
     """Import JAFFE: ten Japanese women, seven expressions.
 
     Example:
@@ -194,12 +195,12 @@ def import_jaffe(source: Source, out: NewPack, /, *, options: Options = DEFAULTS
     """
     from nkf.data.formats.jaffe import list_jaffe
 
-    _import(list_jaffe, source, out, options)
+    return _import(list_jaffe, source, out, options)
 
 
 def import_sfew(
     source: Source, out: NewPack, /, *, images: Literal["original", "aligned"] = "original", options: Options = DEFAULTS
-) -> None:
+) -> int:
     """Import SFEW 2.0: frames of films. The official Val set becomes the split test, since everybody reports on it.
 
     Example:
@@ -213,7 +214,7 @@ def import_sfew(
     """
     from nkf.data.formats.sfew import list_sfew
 
-    _import(partial(list_sfew, images=images), source, out, options)
+    return _import(partial(list_sfew, images=images), source, out, options)
 
 
 def import_folders(
@@ -224,7 +225,7 @@ def import_folders(
     faces: bool = False,
     calm_is_neutral: bool = False,
     options: Options = DEFAULTS,
-) -> None:
+) -> int:
     """Import your own pictures, a folder for each class.
 
     SOURCE holds folders such as happy, sad, angry, disgusted, afraid, surprised, neutral, contempt; or train, valid and
@@ -243,7 +244,7 @@ def import_folders(
     from nkf.data.formats.folders import list_folders
 
     reader = partial(list_folders, calm_is_neutral=calm_is_neutral, shows="face" if faces else "photo")
-    _import(reader, source, out, options)
+    return _import(reader, source, out, options)
 
 
 def import_table(
@@ -254,7 +255,7 @@ def import_table(
     table: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
     faces: bool = False,
     options: Options = DEFAULTS,
-) -> None:
+) -> int:
     """Import your own pictures, listed in a CSV, TSV or Parquet file among them.
 
     The table has a column path, and one of: label; a column of votes for each class; shares p_happiness and so on.
@@ -273,10 +274,10 @@ def import_table(
     """
     from nkf.data.formats.table import list_table
 
-    _import(partial(list_table, table=table, shows="face" if faces else "photo"), source, out, options)
+    return _import(partial(list_table, table=table, shows="face" if faces else "photo"), source, out, options)
 
 
-def import_faces(source: Source, out: NewPack, /, *, options: Options = DEFAULTS) -> None:
+def import_faces(source: Source, out: NewPack, /, *, options: Options = DEFAULTS) -> int:
     """Import face pictures without labels, all of them as train.
 
     Example:
@@ -289,19 +290,26 @@ def import_faces(source: Source, out: NewPack, /, *, options: Options = DEFAULTS
     """
     from nkf.data.formats.faces import list_faces
 
-    _import(list_faces, source, out, options)
+    return _import(list_faces, source, out, options)
 
 
-def _import(list_dataset: "ListDataset", source: Path, out: Path, common: Common) -> None:
+def _import(list_dataset: "ListDataset", source: Path, out: Path, common: Common) -> int:
     from nkf.data.importers import import_dataset
     from nkf.data.texts import print_report
 
-    print_report(import_dataset(list_dataset, source, out, _import_options(common), progress=track))
+    options = _import_options(common)
+    try:
+        report = import_dataset(list_dataset, source, out, options, progress=track)
+    except KeyboardInterrupt:
+        print(f"nkf: interrupted; the same command goes on from {out}.partial", file=sys.stderr)
+        raise
+    print_report(report)
     if common.crops is not None:
         from nkf.data.dataset import load_crops
         from nkf.data.pack import Pack
 
         load_crops(Pack(out), "aligned", common.crops, track)
+    return 1 if report.images_skipped else 0
 
 
 def _import_options(common: Common) -> "ImportOptions":

@@ -1,5 +1,6 @@
 """Configuration of a training run: pydantic models that refuse unknown keys, read from and written to YAML."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -144,7 +145,19 @@ def _validated(content: Any, source: str) -> TrainConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "all of it"
-        raise NkfError(f"{source}: {where}: {first['msg']}, got {first['input']!r:.60}") from error
+        if first["type"] == "extra_forbidden":
+            raise NkfError(f"{source}: unknown key {where!r}.{_perhaps(first['loc'])}") from error
+        reason = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
+        raise NkfError(f"{source}: {where}: {reason}, got {first['input']!r:.60}") from error
+
+
+def _perhaps(place: tuple[int | str, ...]) -> str:
+    """Suggest a key where an unknown one is."""
+    model: Any = TrainConfig
+    for part in place[:-1]:
+        model = model.model_fields[part].annotation
+    matches = get_close_matches(str(place[-1]).replace("-", "_"), model.model_fields, n=1)
+    return f" Perhaps you meant {matches[0]!r}?" if matches else ""
 
 
 def save_config(config: TrainConfig, file: Path) -> None:

@@ -171,8 +171,10 @@ def _labelled_rows(
     translated = position[labels]
     known = translated != DROPPED
     if not known.any():
-        present = sorted(set(pack.manifest.get("images_by_split", {})))
-        raise NkfError(f"{pack.path}: no image of the {split} split has a label of this model; splits: {present}")
+        present = pack.manifest["images_by_split"]
+        if split not in present:
+            raise NkfError(f"{pack.path}: has no {split} split; it has {', '.join(present)}")
+        raise NkfError(f"{pack.path}: no image of the {split} split has a label of this model's classes")
     return rows[known], translated[known], int((~known).sum())
 
 

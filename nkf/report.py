@@ -241,6 +241,6 @@ def draw_balance(counts: dict[str, dict[str, int]], file: Path, *, title: str) -
         axes.bar_label(bars, [f"{row[name]:,}" for name in classes], fontsize=7)
     axes.set_xticks(range(len(classes)), classes)
     most = max(max(row.values()) for row in counts.values())
-    axes.set(yscale="symlog", ylim=(0, 3 * most + 1), ylabel="images", title=title)
+    axes.set(yscale="symlog", ylim=(0, 3 * most + 1), ylabel="images (logarithmic)", title=title)
     axes.legend(fontsize=8)
     figure.savefig(file, format="png", dpi=120)

@@ -14,6 +14,7 @@ CUDA kernels add in no fixed order).
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from nkf.config import TrainConfig, load_config, save_config
-from nkf.errors import NkfError
+from nkf.errors import NkfError, NkfWarning
 from nkf.files import replacing
 from nkf.models import save_model
 from nkf.progress import Progress, no_progress
@@ -103,7 +104,7 @@ def train(
     if config.pretrained is not None and not config.pretrained.is_file():
         raise NkfError(f"{config.pretrained}: no such file, expected starting weights (safetensors)")
     recipe = create_recipe(config, torch.device(device), progress)
-    steps_per_epoch(config, recipe.num_train)  # raises when the data are too few
+    _warn_of_little_use(recipe, device)
     state = _start(recipe)
     checkpoint = run / "last" / "state.pt"
     if checkpoint.exists():
@@ -114,6 +115,17 @@ def train(
     with replacing(file) as partial:
         save_config(config, partial)
     return _fit(recipe, state, run, deadline)
+
+
+def _warn_of_little_use(recipe: Recipe, device: str) -> None:
+    """Say what would waste a run; raises when the data are too few for a batch."""
+    config = recipe.config
+    total = total_steps(config, recipe.num_train)
+    if total <= config.warmup_steps:
+        message = f"{total} steps in all, and warm-up takes {config.warmup_steps}: the network will hardly learn"
+        warnings.warn(f"{message}; raise epochs, or lower batch_size and warmup_steps", NkfWarning, stacklevel=3)
+    if config.bf16 and device == "cpu":
+        warnings.warn("bf16 is slow on most CPUs; set bf16: false", NkfWarning, stacklevel=3)
 
 
 def _shorten_log(run: Path, step: int) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from nkf.protocols import PROTOCOLS
 
@@ -18,11 +19,17 @@ def test_python_example(example, monkeypatch, capsys):
     assert capsys.readouterr().out
 
 
-def test_pack_example(mini_pack):
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "datasets.md").read_text(), re.DOTALL)
+def test_examples_of_the_datasets_page(mini_pack, fake_package, portrait_path, tmp_path, capsys):
     names = {}
-    exec(compile(example, "datasets.md", "exec"), names)
+    for example in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "datasets.md").read_text(), re.DOTALL):
+        exec(compile(example, "datasets.md", "exec"), names)
     assert names["describe"](mini_pack) == "32 images, 1, (48, 48, 3), None"
+    with Image.open(portrait_path) as portrait:
+        for number in range(5):
+            (tmp_path / "pictures" / "happy").mkdir(parents=True, exist_ok=True)
+            portrait.resize((500 + number, 512)).save(tmp_path / "pictures" / "happy" / f"{number}.jpg")
+    names["import_own"](tmp_path / "pictures", tmp_path / "own")
+    assert capsys.readouterr().out.splitlines() == ["{'train': 4, 'valid': 1}", "0"]
 
 
 def test_every_protocol_is_documented():

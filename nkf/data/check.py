@@ -287,16 +287,17 @@ def _write(pack: Pack, report: CheckReport, out: Path, names: NDArray[np.str_]) 
     for number, name in enumerate(EXPRESSIONS):
         rows = np.flatnonzero(labels == number)
         if len(rows):
-            draw_sheet(
-                pack, choose(rows, SHEET_FACES), out / f"sheet-{name}.png", title=f"{name}: {len(rows):,} images"
-            )
+            chosen = choose(rows, SHEET_FACES)
+            title = f"{name}: {len(chosen)} of {len(rows):,} images"
+            draw_sheet(pack, chosen, out / f"sheet-{name}.png", title=title)
     position = {name: row for row, name in enumerate(names.tolist())}
     near = [position[name] for kind, *pair in report.pairs if kind == "similar" for name in pair]
     file = out / "sheet-near-duplicates.png"
     file.unlink(missing_ok=True)  # of an earlier check
     if near:
-        title = f"{len(near) // 2:,} pairs that are nearly the same"
-        draw_sheet(pack, near[: 2 * SHEET_FACES], file, title=title, overlays=False)
+        shown = near[: 2 * SHEET_FACES]
+        title = f"{len(shown) // 2} of {len(near) // 2:,} pairs that are nearly the same"
+        draw_sheet(pack, shown, file, title=title, overlays=False)
 
 
 def choose(rows: NDArray[np.int64], count: int, seed: int = 0) -> list[int]:

@@ -52,7 +52,7 @@ class ImportReport:
         images_skipped: unreadable images; each has its line in `warnings`.
         landmarks_found: images with landmarks.
         landmarks_missing: images without.
-        counts_as_known: whether the counts are those of a complete copy; None where these are not known.
+        splits_as_known: those whose counts are those of a complete copy of the dataset.
     """
 
     dataset: str
@@ -65,7 +65,7 @@ class ImportReport:
     images_skipped: int = 0
     landmarks_found: int = 0
     landmarks_missing: int = 0
-    counts_as_known: bool | None = None
+    splits_as_known: tuple[str, ...] = ()
 
 
 def count_classes(splits: NDArray[np.str_], votes: NDArray[np.uint8], labels: NDArray[np.str_]) -> ClassCounts:

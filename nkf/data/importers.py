@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from nkf.data.groups import linked_rows
 from nkf.data.identity import describe, files_bound, refuse_changed, stamp
 from nkf.data.index import Index, metadata_columns, write_index
 from nkf.data.labels import VOTE_COLUMNS
-from nkf.data.listing import Entry, Listing, known_to_json
+from nkf.data.listing import SPLITS, Entry, Listing, known_to_json
 from nkf.data.pack import Pack, Sample, class_numbers
 from nkf.data.pack_parts import Notes
 from nkf.data.pack_writer import THREADS, PackWriter, Picture
@@ -78,7 +78,9 @@ class ImportOptions:
     Attributes:
         landmarks: ``auto`` takes the dataset's and searches for those that it lacks, ``dataset`` does not search,
             ``search`` ignores those of the dataset, ``none`` imports none; or a teacher's NPZ (`TeacherLandmarks`).
-        find_faces: searches.
+            None is ``auto`` where `find_faces` is given, else ``dataset``.
+        find_faces: what ``auto`` and ``search`` search with: a `nkf.finder.LandmarkFinder`, which the command line
+            takes (its default is ``auto``), or another.
         drop_leaks: leave out train images whose pixels are also in valid, in test, or in `leak_md5`.
         leak_md5: list of pixel MD5s, one a line.
         valid_share: share of train that becomes valid: seeded, stratified; the images of a person, of a photo, and
@@ -88,7 +90,7 @@ class ImportOptions:
         subsets: name -> list of images that become the metadata column ``subset_NAME``, see `nkf.data.subsets`.
     """
 
-    landmarks: Path | LandmarkWord = "auto"
+    landmarks: Path | LandmarkWord | None = None
     find_faces: FindFaces | None = None
     drop_leaks: bool = False
     leak_md5: Path | None = None
@@ -96,6 +98,10 @@ class ImportOptions:
     seed: int = 0
     licence: str = ""
     subsets: Mapping[str, Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.landmarks is None:
+            object.__setattr__(self, "landmarks", "dataset" if self.find_faces is None else "auto")
 
     def identity(self) -> dict[str, Any]:
         """What has to be the same for an import to go on; the others only act at its end."""
@@ -126,7 +132,7 @@ def import_dataset(
     Raises:
         NkfError: when the source, a label table or an option is unusable, such as `valid_share` where valid exists.
     """
-    options = options or ImportOptions()
+    options, source, out = options or ImportOptions(), Path(source), Path(out)
     _refuse_unusable(options, source, out)
     listed = read_md5_list(options.leak_md5) if options.leak_md5 else frozenset()
     subsets = read_subsets(options.subsets)
@@ -151,7 +157,8 @@ def import_dataset(
         pack.describe = partial(
             _describe_rows, listed=listed, dropped=[row["pixels_md5"] for row in pack.notes.dropped]
         )
-    return _report(Pack(out), [*index.listing.warnings, *_first_of(pack.notes.skipped)])
+    warnings = [*index.listing.warnings, *_first_of(pack.notes.skipped)]
+    return _report(Pack(out), warnings)
 
 
 def _refuse_unusable(options: ImportOptions, source: Path, out: Path) -> None:
@@ -159,8 +166,11 @@ def _refuse_unusable(options: ImportOptions, source: Path, out: Path) -> None:
         raise NkfError(f"valid_share {options.valid_share}: expected a share from 0 to below 1")
     if options.seed < 0:
         raise NkfError(f"seed {options.seed}: expected a whole number from 0")
-    if options.landmarks == "search" and options.find_faces is None:
-        raise ValueError("landmarks 'search' needs find_faces")
+    if not isinstance(options.landmarks, Path) and options.landmarks not in get_args(LandmarkWord):
+        words = ", ".join(get_args(LandmarkWord))
+        raise NkfError(f"landmarks {options.landmarks!r}: expected one of {words}, or the path of a teacher's NPZ")
+    if options.landmarks in ("auto", "search") and options.find_faces is None:
+        raise NkfError(f"landmarks {options.landmarks!r}: needs find_faces, such as a nkf.finder.LandmarkFinder")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise NkfError(f"{out}: lies in the folder that is imported; name one outside of {source}")
 
@@ -342,10 +352,12 @@ def _report(pack: Pack, warnings: Sequence[str]) -> ImportReport:
     manifest = pack.manifest
     names = ("dataset", "counts", "left_out", "leaks_found", "leaks_dropped", "images_skipped")
     told = {name: manifest[name] for name in (*names, "landmarks_found", "landmarks_missing")}
-    different = [str(difference) for difference in differences(pack)]
+    different = differences(pack)
+    unequal = {difference.split for difference in different}
+    known = {split for splits in manifest["known_counts"].values() for split in splits}
     return ImportReport(
         images=manifest["images_by_split"],
-        warnings=(*warnings, *different),
-        counts_as_known=not different if manifest["known_counts"] else None,
+        warnings=(*warnings, *map(str, different)),
+        splits_as_known=tuple(split for split in SPLITS if split in known - unequal),
         **told,
     )

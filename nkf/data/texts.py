@@ -16,14 +16,16 @@ def print_report(report: ImportReport) -> None:
     for warning in report.warnings:
         print("nkf: warning:", warning.replace("\n", " "), file=sys.stderr)
     print_counts(report.images, report.counts)
-    if report.counts_as_known:
-        print(f"counts: those of a complete copy of {report.dataset}")
+    if report.splits_as_known:
+        print(f"counts as in a complete copy of {report.dataset}: {', '.join(report.splits_as_known)}")
     for reason, count in report.left_out.items():
         print(f"left out: {count:,} {reason}")
     for pair, count in report.leaks_found.items():
         print(f"duplicates: {count:,} {pair}")
     if report.leaks_dropped:
-        print(f"dropped from train: {report.leaks_dropped:,}")
+        print(f"dropped from train: all {report.leaks_dropped:,} images that show one of valid, of test or of the list")
+    elif any(report.leaks_found.values()):
+        print("(--drop-leaks leaves such images out of train)")
     print(f"landmarks: {report.landmarks_found:,} found, {report.landmarks_missing:,} missing")
     if report.images_skipped:
         print(f"skipped: {report.images_skipped:,} unreadable images")

@@ -71,7 +71,7 @@ class ExpressionRecipe:
         """Take the label from photos in which no face was found: a crop of their middle would teach nothing."""
         count = int((hidden & (labels != DROPPED)).sum())
         if count:
-            message = f"{self.pack.path}: {count} photos are left out, no face was found in them"
+            message = f"{self.pack.path}: {count} photos are left out, it is not known where their faces are"
             warnings.warn(message, NkfWarning, stacklevel=3)
         labels[hidden] = DROPPED
 

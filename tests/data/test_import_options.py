@@ -265,7 +265,7 @@ def test_valid_is_carved_out_of_train(tmp_path: Path, memory_source: MemorySourc
     report = import_dataset(listed, SOURCE, tmp_path / "pack", options)
     pack = Pack(tmp_path / "pack")
     assert report.warnings == ()
-    assert report.counts_as_known
+    assert report.splits_as_known == ("train",)
     assert differences(pack) == []
     assert (
         report.images

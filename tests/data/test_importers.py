@@ -124,7 +124,7 @@ def test_every_layout(
     assert pack.manifest["dataset"] == report.dataset == "ferplus"
     assert pack.manifest["source"] == "source"
     assert pack.manifest["counts"] == report.counts
-    assert (pack.manifest["shows"], pack.manifest["landmarks"]) == ("face", "auto")
+    assert (pack.manifest["shows"], pack.manifest["landmarks"]) == ("face", "dataset")
     assert pack.manifest["valid_carved"] is None
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["pack", "source"]
     assert "research weights" in pack.manifest["licence"]
@@ -144,7 +144,7 @@ def test_report(tmp_path: Path) -> None:
         "argmax8": {"train": 5, "valid": 2, "test": 1},
     }
     assert report.leaks_found == {"valid in train": 1, "test in train": 0, "test in valid": 0}
-    assert report.counts_as_known is False
+    assert report.splits_as_known == ()
     assert (report.landmarks_found, report.landmarks_missing, report.images_skipped) == (0, 8, 0)
     assert (report.leaks_dropped, report.left_out) == (0, {})
     first = report.warnings[0]  # of 7,284 happy faces we have one

@@ -76,7 +76,7 @@ def test_a_report_of_an_import(capsys: pytest.CaptureFixture[str]) -> None:
         "train   1,200",
         "left out: 1,234 no face",
         "duplicates: 3 test in train",
-        "dropped from train: 2",
+        "dropped from train: all 2 images that show one of valid, of test or of the list",
         "landmarks: 1,000 found, 200 missing",
         "skipped: 1 unreadable images",
     ]
@@ -89,12 +89,20 @@ def test_a_report_without_findings_is_short(capsys: pytest.CaptureFixture[str]) 
     assert printed.err == ""
 
 
-@pytest.mark.parametrize(("as_known", "told"), [(None, False), (False, False), (True, True)])
+@pytest.mark.parametrize(("splits", "told"), [((), None), (("train", "test"), "train, test")])
 def test_counts_of_a_complete_copy_are_told(
-    as_known: bool | None, told: bool, capsys: pytest.CaptureFixture[str]
+    splits: tuple[str, ...], told: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_report(ImportReport("rafdb", {"train": 1}, counts_as_known=as_known))
-    assert ("counts: those of a complete copy of rafdb" in capsys.readouterr().out.splitlines()) is told
+    print_report(ImportReport("rafdb", {"train": 1}, splits_as_known=splits))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("counts")]
+    assert lines == ([f"counts as in a complete copy of rafdb: {told}"] if told else [])
+
+
+def test_leaks_that_stay_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(ImportReport("own", {"train": 1}, leaks_found={"test in train": 2}))
+    assert capsys.readouterr().out.splitlines()[2:4] == [
+        "duplicates: 2 test in train", "(--drop-leaks leaves such images out of train)",
+    ]  # fmt: skip
 
 
 METADATA: list[dict[str, Any]] = [
