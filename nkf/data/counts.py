@@ -203,15 +203,16 @@ def find_leaks(
     Returns:
         As `ImportReport.leaks_found`.
     """
-    of_split = {split: digests[(splits == split) & (digests != "")] for split in SPLITS}
-    of_split["train"] = np.array([*of_split["train"].tolist(), *dropped], str)
+    keys = digests.astype(bytes)  # a quarter of the memory of text
+    of_split = {split: keys[(splits == split) & (keys != b"")] for split in SPLITS}
+    of_split["train"] = np.concatenate([of_split["train"], np.array(list(dropped), str).astype(bytes)])
     found = {
         f"{later} in {earlier}": int(np.isin(of_split[later], of_split[earlier]).sum())
         for later, earlier in (("valid", "train"), ("test", "train"), ("test", "valid"))
         if of_split[later].size and of_split[earlier].size
     }
     if listed:
-        found["listed in train"] = int(np.isin(of_split["train"], list(listed)).sum())
+        found["listed in train"] = int(np.isin(of_split["train"], np.array(list(listed)).astype(bytes)).sum())
     return found
 
 

@@ -73,7 +73,8 @@ def write_index(
                 if rows:
                     table.write(rows)
     for split in ORDER:
-        refuse_doubles(np.char.add(f"{split}/", Table(_file(folder, split)).column("name")), listing.dataset)
+        names = Table(_file(folder, split), mapped=False).column("name")
+        refuse_doubles(names, f"{listing.dataset}: {split}")
     with replacing(folder / "index-done.json") as partial, partial.open("w") as stream:
         stream.write(json.dumps(_about(listing, warnings, opened or {})))
         stream.flush()
@@ -112,7 +113,7 @@ class Index:
         except (OSError, ValueError) as error:
             raise NkfError(f"{folder}: damaged (index-done.json); remove it to start anew") from error
         self.opened: dict[str, list[int]] = content["opened"]
-        self._tables = {split: Table(_file(folder, split)) for split in ORDER}
+        self._tables = {split: Table(_file(folder, split), mapped=False) for split in ORDER}
         self.listing = Listing(
             **{key: content[key] for key in ("dataset", "licence", "shows", "details", "metadata", "warnings")},
             entries=self.entries(),

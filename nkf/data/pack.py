@@ -225,11 +225,11 @@ class Pack:
 
 
 def refuse_doubles(names: NDArray[np.str_], where: str) -> None:
-    """Raise `NkfError` where a name comes twice."""
-    unique, counts = np.unique(names, return_counts=True)
-    doubled = unique[counts > 1]
+    """Raise `NkfError` where a name comes twice among those of a split."""
+    ordered = np.sort(names)
+    doubled = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if len(doubled):
-        raise NkfError(f"{where}: {len(doubled)} names come twice in a split, such as {doubled[0]}")
+        raise NkfError(f"{where}: {len(doubled)} names come twice, such as {doubled[0]}")
 
 
 def shard_name(number: int) -> str:

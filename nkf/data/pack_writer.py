@@ -314,10 +314,10 @@ class PackWriter:
             with TableWriter(rows, self.columns) as table:
                 for part in self.written():
                     table.copy(part)
-            check_names(Table(rows), self.path)
+            check_names(Table(rows, mapped=False), self.path)
             if self.split_by is not None:
-                resplit(rows, self.columns, self.split_by(Table(rows)))
-            more = self.describe(Table(rows)) if self.describe is not None else {}
+                resplit(rows, self.columns, self.split_by(Table(rows, mapped=False)))
+            more = self.describe(Table(rows, mapped=False)) if self.describe is not None else {}
             write_manifest(self.partial, {**self.manifest, **more})
 
     @contextmanager
@@ -331,12 +331,14 @@ class PackWriter:
 def resplit(rows: Path, columns: Columns, splits: Sequence[str] | NDArray[np.str_]) -> None:
     """Rewrite a table of rows with other splits."""
     with replacing(rows) as partial, TableWriter(partial, columns) as table:
-        table.copy(Table(rows), split=list(splits))
+        table.copy(Table(rows, mapped=False), split=list(splits))
 
 
 def check_names(rows: Table, path: Path) -> None:
     """Refuse a pack in which a name comes twice in one split."""
-    refuse_doubles(np.char.add(np.char.add(rows.column("split"), "/"), rows.column("name")), str(path))
+    splits, names = rows.column("split"), rows.column("name")
+    for split in SPLITS:
+        refuse_doubles(names[splits == split], f"{path}: {split}")
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any], shards: Sequence[Any] | None = None) -> None:
@@ -345,7 +347,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any], shards: Sequence[A
     Raises:
         NkfError: when the image files do not end where the rows say.
     """
-    rows = Table(folder / "rows.arrow")
+    rows = Table(folder / "rows.arrow", mapped=False)
     counts = Counter(rows.column("split").tolist())
     if shards is None:
         files = sorted(folder.glob("images-*.bin"))

@@ -93,6 +93,10 @@ class TableWriter:
 class Table:
     """Read a table; nothing is loaded before it is asked for.
 
+    Args:
+        path: the file.
+        mapped: map it into memory, which several processes share; else one batch at a time is read, and let go again.
+
     Attributes:
         columns: name to type.
         notes: what the writer was given.
@@ -101,13 +105,13 @@ class Table:
         NkfError: when the file is missing or damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, mapped: bool = True) -> None:
         require_pyarrow()
         import pyarrow as pa
 
         self.path = path
         try:
-            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            self._reader = pa.ipc.open_file(pa.memory_map(str(path)) if mapped else pa.OSFile(str(path)))
             self.notes: dict[str, Any] = json.loads((self._reader.schema.metadata or {})[b"nkf"])
             self.columns: dict[str, ColumnType] = {
                 field.name: _column_type(field.type) for field in self._reader.schema
@@ -122,7 +126,7 @@ class Table:
         return int(self._starts[-1])
 
     def batches(self) -> Iterator[Any]:
-        """Memory-mapped ``pyarrow.RecordBatch`` objects, in order."""
+        """``pyarrow.RecordBatch`` objects, in order."""
         for number in range(self._reader.num_record_batches):
             yield self._reader.get_batch(number)
 
@@ -147,7 +151,8 @@ class Table:
         if name not in self.columns:
             raise NkfError(f"{self.path}: no column {name!r}; it has {', '.join(self.columns)}")
         kind = self.columns[name]
-        parts = [_from_arrow(batch.column(name), kind, "column") for batch in self.batches()]
+        # Copies: a view would keep its whole batch in memory.
+        parts = [np.array(_from_arrow(batch.column(name), kind, "column")) for batch in self.batches()]
         return np.concatenate(parts) if parts else _empty(kind)
 
 

@@ -114,7 +114,8 @@ ALL_ASKED = [(0, BOX.tolist()), (1, BOX.tolist()), (2, None), (3, None)]
     ("landmarks", "with_finder", "sources", "asked"),
     [
         ("auto", True, ["dataset", "fan", "fan", "none"], ALL_ASKED[1:]),
-        ("auto", False, ["dataset", "none", "none", "none"], []),
+        (None, True, ["dataset", "fan", "fan", "none"], ALL_ASKED[1:]),
+        (None, False, ["dataset", "none", "none", "none"], []),
         ("dataset", True, ["dataset", "none", "none", "none"], []),
         ("search", True, ["fan", "fan", "fan", "none"], ALL_ASKED),
         ("none", True, ["none", "none", "none", "none"], []),
@@ -147,6 +148,25 @@ def test_landmarks(
         expected = values.get(source, LANDMARKS + row)
         np.testing.assert_array_equal(pack.landmarks_px[row], expected)
     assert finder.asked == [(number, box, "photo") for number, box in asked]
+
+
+@pytest.mark.parametrize(
+    ("landmarks", "message"),
+    [
+        ("auto", r"^landmarks 'auto': needs find_faces, such as a nkf\.finder\.LandmarkFinder$"),
+        ("search", r"^landmarks 'search': needs find_faces"),
+        (
+            "serach",
+            r"^landmarks 'serach': expected one of auto, dataset, search, none, or the path of a teacher's NPZ$",
+        ),
+    ],
+)
+def test_landmarks_that_nobody_can_find(
+    tmp_path: Path, memory_source: MemorySource, landmarks: Any, message: str
+) -> None:
+    with pytest.raises(NkfError, match=message):
+        import_dataset(made_up(LANDMARK_ENTRIES), SOURCE, tmp_path / "pack", ImportOptions(landmarks=landmarks))
+    assert list(tmp_path.iterdir()) == []
     assert (report.landmarks_found, report.landmarks_missing) == (4 - sources.count("none"), sources.count("none"))
     assert pack.manifest["landmarks"] == (landmarks if isinstance(landmarks, str) else "teacher")
 
@@ -242,7 +262,7 @@ def test_names_twice_in_a_split_are_refused_before_an_image_is_read(
     tmp_path: Path, memory_source: MemorySource
 ) -> None:
     entries = [Entry("a", "train", "0"), Entry("b", "train", "1"), Entry("a", "train", "2"), Entry("a", "test", "3")]
-    with pytest.raises(NkfError, match=r"^made up: 1 names come twice in a split, such as train/a$"):
+    with pytest.raises(NkfError, match=r"^made up: train: 1 names come twice, such as a$"):
         import_dataset(made_up(entries), SOURCE, tmp_path / "pack")
     assert list(tmp_path.iterdir()) == []
     assert memory_source.read_members == []
