@@ -136,6 +136,7 @@ def test_landmarks(
     taught = np.random.default_rng(0).uniform(0, 48, (2, 68, 2)).astype(np.float32)
     known = {"name": np.array(["plain", "faceless"]), "found": np.array([True, False]), "landmarks68": taught}
     np.savez(tmp_path / "teacher.npz", **known)
+    told = landmarks or ("auto" if with_finder else "dataset")
     if landmarks == "teacher":
         landmarks = tmp_path / "teacher.npz"
     finder = Finder()
@@ -148,6 +149,8 @@ def test_landmarks(
         expected = values.get(source, LANDMARKS + row)
         np.testing.assert_array_equal(pack.landmarks_px[row], expected)
     assert finder.asked == [(number, box, "photo") for number, box in asked]
+    assert (report.landmarks_found, report.landmarks_missing) == (4 - sources.count("none"), sources.count("none"))
+    assert pack.manifest["landmarks"] == told
 
 
 @pytest.mark.parametrize(
@@ -167,8 +170,6 @@ def test_landmarks_that_nobody_can_find(
     with pytest.raises(NkfError, match=message):
         import_dataset(made_up(LANDMARK_ENTRIES), SOURCE, tmp_path / "pack", ImportOptions(landmarks=landmarks))
     assert list(tmp_path.iterdir()) == []
-    assert (report.landmarks_found, report.landmarks_missing) == (4 - sources.count("none"), sources.count("none"))
-    assert pack.manifest["landmarks"] == (landmarks if isinstance(landmarks, str) else "teacher")
 
 
 def test_all_of_an_entry_gets_into_the_pack(tmp_path: Path, memory_source: MemorySource) -> None:
