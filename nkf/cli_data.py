@@ -26,7 +26,7 @@ def check(
     """Check a pack: counts, duplicates and people across splits, unreadable images; draw what is in it.
 
     Every image is decoded. Wrong, exit code 1: counts that are not the known ones of the dataset; the same file, the
-    same pixels, the same person, photo or group in two splits; unreadable or changed images; boxes outside. Warnings: a
+    same pixels, the same person or photo in two splits; unreadable or changed images; boxes outside. Warnings: a
     split that is missing, images that are nearly the same in two splits, copies with different labels, classes without
     an image. Writes check.json, duplicates.csv, balance.png and a contact sheet of each class. Exit code 2: it is no
     pack.

@@ -32,7 +32,7 @@ from nkf.data.groups import linked_rows
 from nkf.data.identity import describe, files_bound, refuse_changed, stamp
 from nkf.data.index import Index, metadata_columns, write_index
 from nkf.data.labels import VOTE_COLUMNS
-from nkf.data.listing import SPLITS, Entry, Listing, known_to_json
+from nkf.data.listing import MAX_COORDINATE, SPLITS, Entry, Listing, known_to_json
 from nkf.data.pack import Pack, Sample, class_numbers
 from nkf.data.pack_parts import Notes
 from nkf.data.pack_writer import THREADS, PackWriter, Picture
@@ -49,7 +49,6 @@ from nkf.progress import Progress, no_progress
 READ_AHEAD = 64  # images in a batch
 BATCH_BYTES = 256 << 20  # or so many bytes of files and of pixels to search, if they are reached before
 TOLD_SINGLY = 20  # unreadable images that get a line each in the report
-FARTHEST_PX = 1e6  # landmarks farther off are none
 
 ListDataset = Callable[[Source], Listing]
 LandmarkWord = Literal["auto", "dataset", "search", "none"]
@@ -293,7 +292,7 @@ class _Importer:
 
 def usable_landmarks(points_px: Points | None) -> Points | None:
     """(68, 2) landmarks as they are, or None where they are no face's: not finite, all in one place, or far away."""
-    if points_px is None or not np.isfinite(points_px).all() or np.abs(points_px).max() > FARTHEST_PX:
+    if points_px is None or not np.isfinite(points_px).all() or np.abs(points_px).max() > MAX_COORDINATE:
         return None
     return points_px if np.ptp(points_px, axis=0).max() > 0 else None
 

@@ -74,7 +74,6 @@ def _named(pack: Pack, name: str, split: str | None) -> NDArray[np.int64]:
 
 def _as_json(row: dict[str, Any], pack: Pack, number: int) -> dict[str, Any]:
     told = {key: _short(value) if isinstance(value, np.ndarray) else value for key, value in row.items()}
-    told = {key: _six_digits(value) if isinstance(value, float) else value for key, value in told.items()}
     told = {key: value for key, value in told.items() if value is not None and key not in ("shard", "offset")}
     if row["votes"] is not None:
         told["votes"] = {name: int(count) for name, count in zip(VOTE_COLUMNS, row["votes"], strict=True) if count}
@@ -83,11 +82,6 @@ def _as_json(row: dict[str, Any], pack: Pack, number: int) -> dict[str, Any]:
     if row["landmarks_px"] is not None:
         told["landmarks_px"] = _short(row["landmarks_px"].reshape(-1, 2))
     return told
-
-
-def _six_digits(value: float) -> float:
-    """A pack holds float32, which has no more; as float64 it would show others."""
-    return float(f"{value:.6g}")
 
 
 def _short(array: NDArray[Any]) -> list[Any]:

@@ -25,7 +25,7 @@ LOCK = "split.lock"
 def split_pack(
     path: Path, out: Path, *, valid: float, test: float, seed: int = 0, by: str = "", keep_test: bool = False
 ) -> NDArray[np.str_]:
-    """Make a pack with new splits: stratified by class, without a person, a photo, a group or a picture in two.
+    """Make a pack with new splits: stratified by class, without a person, a photo or a picture in two.
 
     Args:
         path: the pack.
