@@ -2,7 +2,7 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar, overload
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -10,12 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nkf.errors import NkfError
 from nkf.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, read_protocol
 
+Model = TypeVar("Model", bound=BaseModel)
 
-class _Strict(BaseModel):
+
+class StrictModel(BaseModel):
+    """Frozen, and refuses unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class AugmentConfig(_Strict):
+class AugmentConfig(StrictModel):
     """Random changes of training crops. Ranges are half-widths around no change; probabilities are per image."""
 
     rotation_deg: float = Field(default=10.0, ge=0, le=180, description="rotation, uniform in ± this many degrees")
@@ -40,24 +44,43 @@ class AugmentConfig(_Strict):
     erase_area: float = Field(default=0.15, gt=0, le=0.5, description="largest share of the crop that a patch covers")
 
 
-class NetworkConfig(_Strict):
+class MixConfig(StrictModel):
+    """Mixing two faces and their targets; aligned faces, so that landmarks may be mixed with them."""
+
+    probability: float = Field(default=0.0, ge=0, le=1, description="share of batches that are mixed")
+    mixup: float = Field(default=0.2, ge=0, description="α of the blend's Beta(α, α) share; 0: never blended")
+    cutmix: float = Field(default=0.0, ge=0, description="α of the pasted rectangle's share; 0: never pasted")
+
+
+class Unlabelled(StrictModel):
+    """Faces without labels that are trained on with a teacher's answers."""
+
+    data: Path = Field(description="pack")
+    soft_labels: Path = Field(description="file of 'nkf soft-labels' for this pack")
+    min_confidence: float = Field(default=0.0, ge=0, lt=1, description="of the teacher; less sure faces are left out")
+
+
+class NetworkConfig(StrictModel):
     """What `nkf.models.create_model` builds. The keypoint fields apply to expression networks only."""
 
     backbone: Literal["tiny", "mobile", "mobile_narrow", "base", "large"] = "mobile"
     strides: tuple[Literal[4, 8, 16], ...] = Field(
         default=(8,), description="maps that keypoint features are read from"
     )
-    fan_maps: bool = Field(default=False, description="also read the maps of the frozen face alignment network")
+    sources: Literal["backbone", "fan", "both"] = Field(
+        default="backbone", description="networks whose maps are read: the backbone, the frozen face alignment network"
+    )
     keypoint_channels: int = Field(default=256, gt=0, description="channels of the keypoint features")
     attention: Literal["none", "channel", "spatial"] = Field(default="channel", description="form of RKFA")
     representative: Literal["nasal_base", "nose_tip", "mean", "learned"] = Field(
         default="nasal_base", description="keypoint feature that drives the attention"
     )
     sigma: float = Field(default=0.05, ge=0, description="landmark perturbation over the distance of the eye centres")
+    common_sigma: float = Field(default=0.0, ge=0, description="the same, of one shift common to a face's landmarks")
     dropout: float = Field(default=0.3, ge=0, lt=1, description="probability before the classifier")
 
 
-class TrainConfig(_Strict):
+class TrainConfig(StrictModel):
     """One training run. Paths are relative to the folder where the command runs."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the run folder and of the model")
@@ -68,7 +91,11 @@ class TrainConfig(_Strict):
     plain_scenes: int = Field(default=0, ge=0, description="detection: pictures without faces, beside the scenes")
     network: NetworkConfig = NetworkConfig()
     pretrained: Path | None = Field(default=None, description="face-identity weights that the backbone starts from")
+    start_backbone: str | None = Field(
+        default=None, description="NAME, run or file of any network, whose backbone the backbone starts from"
+    )
     mesh: Path | None = Field(default=None, description="folder of the teacher's mesh basis: adds the mesh as a target")
+    mesh_weight: float = Field(default=0.5, ge=0, description="expression: of the mesh's loss beside the targets'")
     frozen: tuple[str, ...] = Field(default=(), description="parts of the network that keep their starting weights")
     start: str | None = Field(default=None, description="NAME, run or file whose weights the network starts from")
     crop_size: int = Field(default=112, ge=32, multiple_of=16, description="side of the crop in pixels")
@@ -78,10 +105,20 @@ class TrainConfig(_Strict):
     )
     targets: Literal["distribution", "label"] = Field(default="distribution", description="vote shares, or one class")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    soft_labels: Path | None = Field(default=None, description="expression: file of 'nkf soft-labels' for the pack")
+    soft_weight: float = Field(default=0.5, ge=0, le=1, description="share of the soft labels in the targets")
+    unlabelled: tuple[Unlabelled, ...] = Field(default=(), description="expression: faces with a teacher's answers")
     epochs: float = Field(default=3.0, gt=0, description="passes over the training images")
-    batch_size: int = Field(default=64, gt=1, description="images in one step")
-    learning_rate: float = Field(default=1e-3, gt=0, description="peak, reached after warm-up, then cosine to zero")
-    weight_decay: float = Field(default=0.05, ge=0, description="AdamW's, of matrices and convolutions only")
+    batch_size: int = Field(default=64, gt=1, description="images in one step, of all processes together")
+    accumulate: int = Field(default=1, ge=1, description="parts of a step's batch that are computed one by one")
+    optimizer: Literal["adamw", "adam"] = Field(default="adamw", description="Adam adds the decay to the gradient")
+    sam_rho: float = Field(default=0.0, ge=0, description="radius of sharpness-aware minimisation; 0: plain steps")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak, reached after warm-up")
+    schedule: Literal["cosine", "exponential", "constant"] = Field(
+        default="cosine", description="after warm-up: half a cosine to zero, `decay` an epoch, or none"
+    )
+    decay: float = Field(default=0.98, gt=0, le=1, description="exponential: factor an epoch")
+    weight_decay: float = Field(default=0.05, ge=0, description="of matrices and convolutions only")
     warmup_steps: int = Field(default=100, ge=0, description="steps in which the learning rate rises")
     clip_norm: float = Field(default=5.0, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(default=0.995, ge=0, lt=1, description="of the weight average that is evaluated and kept")
@@ -89,6 +126,7 @@ class TrainConfig(_Strict):
     evaluations: int = Field(default=8, ge=1, description="number of validations, spread over the run")
     seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
     augment: AugmentConfig = AugmentConfig()
+    mix: MixConfig = MixConfig()
 
     @field_validator("protocol", mode="before")
     @classmethod
@@ -97,8 +135,9 @@ class TrainConfig(_Strict):
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
-        if self.pretrained is not None and self.start is not None:
-            raise ValueError("pretrained and start: give one of them")
+        given = [name for name in ("pretrained", "start", "start_backbone") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)}: give one of them")
         return self
 
     @model_validator(mode="after")
@@ -120,13 +159,21 @@ def load_config(file: Path) -> TrainConfig:
     Raises:
         NkfError: when it is unreadable, no YAML, or names an unknown key or a value out of range.
     """
+    return validated(read_yaml(file), str(file))
+
+
+def read_yaml(file: Path) -> Any:
+    """Read what a YAML file holds, unchecked.
+
+    Raises:
+        NkfError: when it is unreadable or no YAML.
+    """
     try:
-        content = yaml.safe_load(file.read_text())
+        return yaml.safe_load(file.read_text())
     except OSError as error:
         raise NkfError(f"{file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise NkfError(f"{file}: not valid YAML ({str(error).splitlines()[0]})") from error
-    return _validated(content, str(file))
 
 
 def override(config: TrainConfig, **changes: Any) -> TrainConfig:
@@ -136,26 +183,45 @@ def override(config: TrainConfig, **changes: Any) -> TrainConfig:
         NkfError: when it is out of range.
     """
     given = {name: value for name, value in changes.items() if value is not None}
-    return _validated(config.model_dump() | given, "options")
+    return validated(config.model_dump() | given, "options")
 
 
-def _validated(content: Any, source: str) -> TrainConfig:
+@overload
+def validated(content: Any, source: str) -> TrainConfig: ...
+
+
+@overload
+def validated(content: Any, source: str, model: type[Model]) -> Model: ...
+
+
+def validated(content: Any, source: str, model: type[BaseModel] = TrainConfig) -> BaseModel:
+    """Make a model of what a file holds.
+
+    Args:
+        content: fields.
+        source: what the error names.
+        model: what to make.
+
+    Raises:
+        NkfError: for an unknown key, or a value out of range.
+    """
     try:
-        return TrainConfig.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "all of it"
         if first["type"] == "extra_forbidden":
-            raise NkfError(f"{source}: unknown key {where!r}.{_perhaps(first['loc'])}") from error
+            raise NkfError(f"{source}: unknown key {where!r}.{_perhaps(model, first['loc'])}") from error
         reason = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
         raise NkfError(f"{source}: {where}: {reason}, got {first['input']!r:.60}") from error
 
 
-def _perhaps(place: tuple[int | str, ...]) -> str:
+def _perhaps(model: Any, place: tuple[int | str, ...]) -> str:
     """Suggest a key where an unknown one is."""
-    model: Any = TrainConfig
     for part in place[:-1]:
-        model = model.model_fields[part].annotation
+        model = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+    if not hasattr(model, "model_fields"):
+        return ""
     matches = get_close_matches(str(place[-1]).replace("-", "_"), model.model_fields, n=1)
     return f" Perhaps you meant {matches[0]!r}?" if matches else ""
 

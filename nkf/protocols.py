@@ -19,7 +19,7 @@ from nkf.data.labels import DROPPED, EXPRESSIONS, LabelRule
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-_CHANGES_COUNTS = ("classes", "rule", "train", "test")
+_CHANGES_COUNTS = ("classes", "rule", "train", "test", "fold", "folds")
 
 
 class Protocol(BaseModel):
@@ -42,8 +42,10 @@ class Protocol(BaseModel):
     )
     valid_share: float = Field(default=0.05, gt=0, lt=1, description="carved: share of the training images")
     seed: int = Field(
-        default=0, ge=0, description="carved: not the run's, so that runs, and those that start from them, choose alike"
+        default=0, ge=0, description="carved, folds: not the run's: runs, and those that start from them, choose alike"
     )
+    folds: int = Field(default=5, ge=2, description="parts of the training images, for `fold`; seeded by `seed`")
+    fold: int | None = Field(default=None, ge=0, description="part that is left out, to be measured on")
     test: Split = Field(default="test", description="split that is reported")
     sampling: Literal["shuffled", "balanced"] = Field(
         default="shuffled", description="an epoch shows every image once, or every class equally often"
@@ -60,6 +62,8 @@ class Protocol(BaseModel):
 
     @model_validator(mode="after")
     def _honest_splits(self) -> Self:
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold: the folds are numbered from 0 to {self.folds - 1}")
         if "test" in self.train:
             raise ValueError("train: the split test is never trained on, nor chooses a checkpoint")
         if self.test in self.train:

@@ -213,7 +213,7 @@ def train_step(recipe: Recipe, state: State, total: int) -> float:
     generator = torch.Generator(device).manual_seed(seed)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step, total)
-    loss = recipe.loss(state.model, batch_rows(recipe, state.step), generator)
+    loss = recipe.loss(state.model, recipe.batch(batch_rows(recipe, state.step), generator))
     value = loss.item()
     if not math.isfinite(value):
         raise NkfError(f"loss is {value} at step {state.step}; lower learning_rate")

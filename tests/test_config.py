@@ -7,7 +7,8 @@ from nkf.config import TrainConfig, load_config, override, save_config
 from nkf.errors import NkfError
 from nkf.protocols import PROTOCOLS
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))
+FILES = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))
+CONFIGS = [file for file in FILES if "rows:" not in file.read_text()]  # the others are grids
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)

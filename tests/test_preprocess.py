@@ -72,7 +72,7 @@ def test_low_precision_is_for_networks_only(mini_pack: Path, monkeypatch: pytest
         network = {"backbone": "tiny"}
         settings = TrainConfig(name="a", task="landmarks", data=(mini_pack,), network=network, crop_size=32, bf16=bf16)
         recipe = create_recipe(settings, torch.device("cpu"))
-        recipe.loss(recipe.create(), np.arange(8), generator())
+        recipe.loss(recipe.create(), recipe.batch(np.arange(8), generator()))
     (crops, landmarks, *_), (crops_again, landmarks_again, *_) = seen
     assert torch.equal(crops, crops_again)
     assert torch.equal(landmarks, landmarks_again)

@@ -65,7 +65,7 @@ LINES = (
     "data.split  data.similar  data.sheets  data.dataset  data.patches  data.scenes  data.scene_pool",
     "runtime  faces  centerface  detectors  finder  smoothing  predict",
     "report  output  evaluate  evaluate_landmarks  data.check  data.show  data.texts",
-    "recipes.common  recipes.expression  recipes.landmarks  recipes.detection  recipes  train  export",
+    "recipes.common  recipes.expression  recipes.landmarks  recipes.detection  recipes  train  ablate  export",
     "commandline  cli_files  cli_predict  cli_align  cli_import  cli_data  cli  __main__",
 )
 ORDER = [name for line in LINES for name in line.split()]

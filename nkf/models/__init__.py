@@ -36,8 +36,9 @@ def create_model(kind: str, architecture: dict[str, Any], num_classes: int = 0) 
     backbone = create_backbone(options.pop("backbone"))
     if kind == "fan":
         return FAN(backbone)
-    fan = FAN(create_backbone("mobile_narrow")) if options.pop("fan_maps", False) else None
-    return NKF(backbone, num_classes=num_classes, fan=fan, **options)
+    sources = options.pop("sources", "backbone")
+    fan = FAN(create_backbone("mobile_narrow")) if sources != "backbone" and options["strides"] else None
+    return NKF(backbone, num_classes=num_classes, fan=fan, read_backbone=sources != "fan", **options)
 
 
 def count_parameters(model: nn.Module) -> int:

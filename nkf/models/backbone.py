@@ -100,31 +100,33 @@ class ResidualUnit(nn.Module):
 
 
 class IR(Backbone):
-    """Improved residual network: a stem at full size, then four stages that each halve it.
+    """Improved residual network: a stem, then stages that each halve the size; the last three give the maps.
 
     Args:
-        widths: channels of the four stages; the stem has those of the first.
+        widths: channels of the stem and of each stage.
         depths: units in each stage, for example 2-2-2-2 (IR-18) or 3-4-14-3 (IR-50).
+        stem_stride: 1 before four stages, 2 before three.
     """
 
-    def __init__(self, *, widths: Sequence[int], depths: Sequence[int], normalization: ImageNormalization) -> None:
+    def __init__(
+        self, *, widths: Sequence[int], depths: Sequence[int], stem_stride: int = 1, normalization: ImageNormalization
+    ) -> None:
         super().__init__()
         self.normalize = normalization
-        self.stem = ConvBN(3, widths[0], kernel=3, activation="prelu")
+        self.stem = ConvBN(3, widths[0], kernel=3, stride=stem_stride, activation="prelu")
         self.stages = nn.ModuleList()
-        before = widths[0]
-        for width, depth in zip(widths, depths, strict=True):
+        for before, width, depth in zip(widths, widths[1:], depths, strict=False):
             units = [ResidualUnit(before if n == 0 else width, width, stride=2 if n == 0 else 1) for n in range(depth)]
             self.stages.append(nn.Sequential(*units))
-            before = width
-        self.channels = dict(zip((4, 8, 16), widths[1:], strict=True))
+        self.channels = dict(zip((4, 8, 16), widths[-3:], strict=True))
 
     def forward(self, crops: Tensor) -> FeatureMaps:
-        x = self.stages[0](self.stem(self.normalize(crops)))  # (B, C, S/2, S/2)
-        f4 = self.stages[1](x)
-        f8 = self.stages[2](f4)
-        f16 = self.stages[3](f8)
-        return {4: f4, 8: f8, 16: f16}
+        x = self.stem(self.normalize(crops))
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return dict(zip((4, 8, 16), maps[-3:], strict=True))
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -149,13 +151,13 @@ def create_backbone(name: str) -> Backbone:
     """
     half = ImageNormalization(HALF, HALF)
     if name == "tiny":
-        return IR(widths=(16, 32, 64, 96), depths=(1, 1, 1, 1), normalization=half)
+        return IR(widths=(16, 32, 64, 96), depths=(1, 1, 1), stem_stride=2, normalization=half)
     if name == "mobile":
         return MobileFaceNet(**_MOBILE, normalization=half)
     if name == "mobile_narrow":
         return MobileFaceNet(**_MOBILE_NARROW, normalization=ImageNormalization(IMAGENET_MEAN, IMAGENET_STD))
     if name == "base":
-        return IR(widths=(64, 128, 256, 512), depths=(2, 2, 2, 2), normalization=half)
+        return IR(widths=(64, 64, 128, 256, 512), depths=(2, 2, 2, 2), normalization=half)
     if name == "large":
-        return IR(widths=(64, 128, 256, 512), depths=(3, 4, 14, 3), normalization=half)
+        return IR(widths=(64, 64, 128, 256, 512), depths=(3, 4, 14, 3), normalization=half)
     raise ValueError(f"unknown backbone {name!r}; known: tiny, mobile, mobile_narrow, base, large")

@@ -10,12 +10,15 @@ Legend: B faces, K = 68 landmarks, C channels, S side of the crop in pixels, N c
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nkf.geometry import NUM_LANDMARKS
 from nkf.models.backbone import Backbone, FeatureMaps
 from nkf.models.fan import FAN
 from nkf.models.keypoints import RKFA, AttentionForm, Representative, perturb_landmarks, sample_keypoints
+
+FAN_CROP_SIZE = 112  # that FAN is trained at
 
 
 class KeypointFeatures(nn.Module):
@@ -71,12 +74,14 @@ class NKF(nn.Module):
     Args:
         backbone: any `Backbone`.
         num_classes: N.
-        strides: the backbone's maps to read keypoint features from; empty for the global feature alone.
+        strides: of the maps to read keypoint features from; empty for the global feature alone.
+        read_backbone: read the backbone's maps; without, FAN's alone.
         fan: frozen face alignment network whose maps at the same strides are read too, or None.
         keypoint_channels: C of the keypoint features, shared evenly by their sources (and rounded down to that).
         attention: form of RKFA.
         representative: what drives RKFA.
         sigma: landmark perturbation in training, over the distance of the eye centres.
+        common_sigma: the same, of one shift common to all landmarks of a face.
         dropout: before the classifier.
     """
 
@@ -86,21 +91,25 @@ class NKF(nn.Module):
         *,
         num_classes: int,
         strides: Sequence[int] = (8,),
+        read_backbone: bool = True,
         fan: FAN | None = None,
         keypoint_channels: int = 256,
         attention: AttentionForm = "channel",
         representative: Representative = "nasal_base",
         sigma: float = 0.05,
+        common_sigma: float = 0.0,
         dropout: float = 0.3,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.strides = tuple(strides)
-        self.sigma = sigma
+        self.sigma, self.common_sigma = sigma, common_sigma
+        self.read_backbone = read_backbone
         self.fan = fan
-        sources = [backbone.channels[s] for s in strides] + ([fan.channels[s] for s in strides] if fan else [])
+        networks: list[Backbone | FAN] = [backbone] if read_backbone else []
         if fan is not None:
-            fan.requires_grad_(False)
+            networks.append(fan.requires_grad_(False))
+        sources = [network.channels[stride] for network in networks for stride in strides]
         self.keypoint_features = KeypointFeatures(sources, keypoint_channels) if sources else None
         channels = 0 if self.keypoint_features is None else self.keypoint_features.channels
         self.rkfa = RKFA(channels, attention, representative) if sources else None
@@ -127,8 +136,9 @@ class NKF(nn.Module):
             return logits
         crop_size = crops.shape[-1]
         if self.training:
-            landmarks_px = perturb_landmarks(landmarks_px, self.sigma, crop_size)
-        sources = [maps[s] for s in self.strides] + self._fan_maps(crops)
+            landmarks_px = perturb_landmarks(landmarks_px, self.sigma, crop_size, common_sigma=self.common_sigma)
+        sources = [maps[s] for s in self.strides] if self.read_backbone else []
+        sources += self._fan_maps(crops)
         features = self.rkfa(self.keypoint_features(sources, landmarks_px, crop_size))  # (B, K, C)
         logits = self.head(global_feature, features)
         return logits
@@ -136,6 +146,8 @@ class NKF(nn.Module):
     def _fan_maps(self, crops: Tensor) -> list[Tensor]:
         if self.fan is None:
             return []
+        if crops.shape[-1] < FAN_CROP_SIZE:  # smaller faces than FAN was trained on are enlarged for it
+            crops = F.interpolate(crops, size=(FAN_CROP_SIZE,) * 2, mode="bilinear", align_corners=False)
         with torch.no_grad():
             maps: FeatureMaps = self.fan.feature_maps(crops)
         return [maps[s] for s in self.strides]

@@ -39,8 +39,11 @@ class Recipe(Protocol):
     def create(self) -> nn.Module:
         """Build the network with its starting weights."""
 
-    def loss(self, model: nn.Module, rows: NDArray[np.int64], generator: Generator) -> Tensor:
-        """Loss of one training batch, given row numbers below `num_train`."""
+    def batch(self, rows: NDArray[np.int64], generator: Generator) -> Any:
+        """Inputs and targets of some training rows (numbers below `num_train`), augmented, on the device."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Mean loss of what `batch` made; asked twice for the same batch by SAM."""
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Metrics of a network in evaluation mode; the checkpoint with the highest ``score`` is kept as the best.

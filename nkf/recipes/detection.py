@@ -78,15 +78,19 @@ class DetectionRecipe:
             load_weights(self.config.start, model)
         return model.to(self.device)
 
-    def loss(self, model: nn.Module, rows: NDArray[np.int64], generator: Generator) -> Tensor:
+    def batch(self, rows: NDArray[np.int64], generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         with_faces = rows[rows < len(self.train.images)]
         parts = [self._batch(self.train, with_faces)]
         if self.plain is not None:
             parts.append(self._batch(self.plain, rows[rows >= len(self.train.images)] - len(self.train.images)))
         images, boxes, points = (torch.cat(columns) for columns in zip(*parts, strict=True))
         images, boxes, points = self._augment(images, boxes, points, generator)
+        return images.contiguous(memory_format=torch.channels_last), boxes, points
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        images, boxes, points = batch
         with autocast(self.config, self.device):
-            raw_maps = model.raw_maps(images.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
+            raw_maps = model.raw_maps(images)  # type: ignore[operator]
         return detection_loss(raw_maps, boxes, points, images.shape[-1])
 
     def _batch(self, pool: ScenePool, rows: NDArray[np.int64] | slice) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Expression networks: aligned crops, cross-entropy with vote shares or labels, accuracy on what the protocol says."""
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from nkf.data.groups import linked_rows
 from nkf.data.labels import DROPPED, EXPRESSIONS
 from nkf.data.pack import Pack
 from nkf.data.sampling import epoch_order
-from nkf.data.splitting import stratified_groups
+from nkf.data.splitting import folds, stratified_groups
 from nkf.errors import NkfError, NkfWarning
 from nkf.geometry import CROP_TEMPLATE
 from nkf.metrics import accuracy, mean_class_accuracy
@@ -26,6 +26,14 @@ from nkf.progress import Progress, no_progress
 from nkf.protocols import SPLITS, Protocol, check_counts
 from nkf.recipes.common import FaceTensors, autocast, describe, load_weights, start_from
 from nkf.weights import DEFAULT_FAN, Kind, WeightsInfo
+
+
+class ExpressionBatch(NamedTuple):
+    """Crops (B, 3, S, S), their landmarks (B, 68, 2) in pixels, and target distributions (B, N)."""
+
+    crops: Tensor
+    landmarks_px: Tensor
+    targets: Tensor
 
 
 class ExpressionRecipe:
@@ -54,10 +62,8 @@ class ExpressionRecipe:
         self.order = epoch_order(
             self.num_train, config.seed, labels[train] if self.protocol.sampling == "balanced" else None
         )
-        self.train, self.valid = (
-            FaceTensors(CropRows([(crops.images, rows)]), crops.landmarks_px[rows], device) for rows in (train, valid)
-        )
-        self.valid_labels = labels[valid]
+        self.crops, self.labels, self.valid_rows, self.valid_labels = crops, labels, valid, labels[valid]
+        self.train, self.valid = self._faces(train), self._faces(valid)
         targets = training_targets(
             labels[train],
             shares_of_classes(self.pack.distributions()[train], labels[train], self.protocol.classes),
@@ -84,22 +90,25 @@ class ExpressionRecipe:
         self.head_rows = start_from(model, self.config, self.train, self.protocol.classes)
         return model.to(self.device)
 
-    def loss(self, model: nn.Module, rows: NDArray[np.int64], generator: Generator) -> Tensor:
+    def batch(self, rows: NDArray[np.int64], generator: Generator) -> ExpressionBatch:
         images, landmarks_px = self.train.batch(rows)
         size = images.shape[-1]
         base = torch.tensor([size / 2, size / 2, size, 0], device=self.device).expand(len(images), 4)
         crops, landmarks_px, *_ = augment(images, landmarks_px, base, size, self.config.augment, generator)
-        with autocast(self.config, self.device):
-            logits = model(crops.contiguous(memory_format=torch.channels_last), landmarks_px)
         targets = self.targets[torch.from_numpy(rows).to(self.device)]
-        return F.cross_entropy(logits.float(), targets)
+        return ExpressionBatch(crops.contiguous(memory_format=torch.channels_last), landmarks_px, targets)
+
+    def loss(self, model: nn.Module, batch: ExpressionBatch) -> Tensor:
+        with autocast(self.config, self.device):
+            logits = model(batch.crops, batch.landmarks_px)
+        return F.cross_entropy(logits.float(), batch.targets)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Accuracy of the images that choose the checkpoint; nothing where there are none."""
         if not len(self.valid_labels):
             return {}
-        logits = torch.cat([model(crops, landmarks_px).float() for _, crops, landmarks_px in self.valid.batches()])
+        logits = self._logits(model, self.valid)
         labels = torch.from_numpy(self.valid_labels).to(self.device)
         predicted = logits.argmax(dim=1).cpu().numpy()
         top = accuracy(self.valid_labels, predicted)
@@ -109,6 +118,30 @@ class ExpressionRecipe:
             "mean_class_accuracy": mean_class_accuracy(self.valid_labels, predicted, len(self.protocol.classes)),
             "cross_entropy": float(F.cross_entropy(logits, labels)),
         }
+
+    def _logits(self, model: nn.Module, faces: FaceTensors) -> Tensor:
+        return torch.cat([model(crops, landmarks_px).float() for _, crops, landmarks_px in faces.batches()])
+
+    @torch.no_grad()
+    def probabilities(self, model: nn.Module, faces: FaceTensors) -> NDArray[np.float32]:
+        """(N, C) of a network in evaluation mode."""
+        return self._logits(model, faces).softmax(dim=1).cpu().numpy()
+
+    def measured(self) -> tuple[NDArray[np.int64], NDArray[np.int64], FaceTensors]:
+        """Rows of the pack, labels and faces of what the run is measured on.
+
+        This is the fold that was left out of training; without one the protocol's reported split, or in a pack without
+        it the images that chose the checkpoint.
+        """
+        rows = fold_rows(self.pack, self.protocol, self.labels)
+        if self.protocol.fold is None:
+            reported = labelled(self.pack, self.protocol.test, self.labels)
+            rows = reported if len(reported) else self.valid_rows
+        return rows, self.labels[rows], self._faces(rows)
+
+    def _faces(self, rows: NDArray[np.int64]) -> FaceTensors:
+        images = CropRows([(self.crops.images, rows)])
+        return FaceTensors(images, self.crops.landmarks_px[rows], self.device)
 
     def info(self, model: nn.Module) -> WeightsInfo:
         template = tuple((float(x), float(y)) for x, y in CROP_TEMPLATE)
@@ -147,6 +180,7 @@ def chosen_rows(
         NkfError: when there are no such rows.
     """
     rows = np.concatenate([labelled(pack, split, labels) for split in protocol.train])
+    rows = rows[~np.isin(rows, fold_rows(pack, protocol, labels))]
     if not len(rows):
         raise NkfError(f"{pack.path}: no labelled image of the protocol's classes in {' and '.join(protocol.train)}")
     if protocol.choose == "last":
@@ -166,6 +200,14 @@ def chosen_rows(
             " carved (a part of the training images), or make a valid split with 'nkf data split'"
         )
     return rows, valid
+
+
+def fold_rows(pack: Pack, protocol: Protocol, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of the fold that is left out of training; none without one. Copies of a picture are in one fold."""
+    rows = np.concatenate([labelled(pack, split, labels) for split in protocol.train])
+    if protocol.fold is None:
+        return rows[:0]
+    return rows[folds(labels[rows], linked_rows(pack.table)[rows], protocol.folds, protocol.seed) == protocol.fold]
 
 
 def shares_of_classes(

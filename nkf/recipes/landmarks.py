@@ -7,6 +7,7 @@ Legend: B faces, V vertices of the mesh, S side of the crop in pixels.
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,15 @@ from nkf.weights import Kind, WeightsInfo
 WHOLE_SIZE = 128  # side in pixels at which pictures wait for their crops; FER-2013's and FairFace's are smaller
 MESH_WEIGHT = 0.5  # of the mean distance of the mesh's vertices, beside the landmarks' loss
 _VERTICES = 96  # of the mesh that one step looks at; all 478 heatmaps would take a fifth of its time
+
+
+class LandmarkBatch(NamedTuple):
+    """Crops (B, 3, S, S), true landmarks (B, 68, 2), and some vertices of the mesh with their places (B, v, 2)."""
+
+    crops: Tensor
+    points_px: Tensor
+    vertices: Tensor | None = None
+    mesh_px: Tensor | None = None
 
 
 class LandmarkRecipe:
@@ -74,25 +84,30 @@ class LandmarkRecipe:
         start_from(model, self.config, self.train)
         return model.to(self.device)
 
-    def loss(self, model: nn.Module, rows: NDArray[np.int64], generator: Generator) -> Tensor:
-        assert isinstance(model, FAN)
+    def batch(self, rows: NDArray[np.int64], generator: Generator) -> LandmarkBatch:
         images, landmarks_px = self.train.batch(rows)
         index, size = torch.from_numpy(rows).to(self.device), self.config.crop_size
         crops, target, matrices, mirrored = augment(
             images, landmarks_px, self.train_squares[index], size, self.config.augment, generator
         )
         crops = crops.contiguous(memory_format=torch.channels_last)
+        if self.mesh is None:
+            return LandmarkBatch(crops, target)
+        vertices = torch.randperm(NUM_VERTICES, generator=generator, device=self.device)[:_VERTICES]
+        mesh_target = self.mesh.vertices_px(index, landmarks_px, vertices, matrices, mirrored)
+        return LandmarkBatch(crops, target, vertices, mesh_target)
+
+    def loss(self, model: nn.Module, batch: LandmarkBatch) -> Tensor:
+        target = batch.points_px
         # Over the face's size, not the distance of the eyes, which vanishes in profile and would blow the loss up.
         face_size = (target.amax(dim=1) - target.amin(dim=1)).amax(dim=1)[:, None]
-        if self.mesh is None:
+        if batch.vertices is None or batch.mesh_px is None:
             with autocast(self.config, self.device):
-                found = model(crops)
+                found = model(batch.crops)
             return landmark_loss(found.points_px, found.spread_px, target, face_size)
-        vertices = torch.randperm(NUM_VERTICES, generator=generator, device=self.device)[:_VERTICES]
         with autocast(self.config, self.device):
-            found, mesh = model.with_mesh(crops, vertices)
-        mesh_target = self.mesh.vertices_px(index, landmarks_px, vertices, matrices, mirrored)
-        mesh_loss = ((mesh - mesh_target).norm(dim=-1) / face_size).mean()
+            found, mesh = model.with_mesh(batch.crops, batch.vertices)  # type: ignore[operator]
+        mesh_loss = ((mesh - batch.mesh_px).norm(dim=-1) / face_size).mean()
         return landmark_loss(found.points_px, found.spread_px, target, face_size) + MESH_WEIGHT * mesh_loss
 
     @torch.no_grad()

@@ -34,7 +34,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "nose_tip": ("nkf", architecture(representative="nose_tip")),
     "mean": ("nkf", architecture(representative="mean")),
     "learned_query": ("nkf", architecture(representative="learned", attention="spatial")),
-    "fan_maps": ("nkf", architecture(fan_maps=True)),
+    "both sources": ("nkf", architecture(sources="both")),
+    "fan source": ("nkf", architecture(sources="fan")),
 }
 
 
@@ -105,7 +106,7 @@ def test_saved_network_loads_to_the_same_function(
             assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["fan", "detector", "channel", "spatial", "fan_maps"])
+@pytest.mark.parametrize("name", ["fan", "detector", "channel", "spatial", "both sources"])
 def test_exported_network_agrees_with_torch(name: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     kind, fields = VARIANTS[name]

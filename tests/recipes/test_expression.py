@@ -228,6 +228,8 @@ def test_sidecar_tells_the_protocol(all_classes: Path) -> None:
         "choose": "carved",
         "valid_share": 0.2,
         "seed": 0,
+        "folds": 5,
+        "fold": None,
         "test": "test",
         "sampling": "shuffled",
     }

@@ -103,7 +103,7 @@ def test_training_with_the_mesh_changes_its_head(mesh_pack: Path, mesh_folder: P
     )  # fmt: skip
     recipe = create_recipe(config, torch.device("cpu"))
     model = recipe.create()
-    recipe.loss(model, np.arange(8), torch.Generator().manual_seed(0)).backward()
+    recipe.loss(model, recipe.batch(np.arange(8), torch.Generator().manual_seed(0))).backward()
     gradient = model.to_mesh.weight.grad.abs().sum(dim=(1, 2, 3))
     assert 0 < (gradient > 0).sum() <= 96  # the vertices that this step drew
 
