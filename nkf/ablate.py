@@ -4,32 +4,46 @@ A run is an ordinary run folder, OUT/ROW/seed-S or OUT/ROW/fold-F-seed-S, with w
 it is measured on. Repeats come one after the other, each with all rows: whenever a grid is stopped, its rows have
 (nearly) equally many runs, on the same images, with the same seeds.
 
-    OUT/grid.yaml                  the grid
-    OUT/ROW/REPEAT/measured.npz    rows of the pack, labels, probabilities
+    OUT/grid.yaml                    the grid
+    OUT/ROW/REPEAT/measured.npz      rows of the pack, labels, probabilities
+    OUT/ROW/REPEAT/noise.json        accuracy on the same images with noise on the landmarks
+    OUT/ROW/REPEAT/robustness.json   accuracy on the same images, damaged; only where the grid asks for it
+
+`nkf.ablation_tables` makes tables of them.
 """
 
+import json
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
+from torch import Tensor, nn
 
-from nkf.config import StrictModel, TrainConfig, read_yaml, validated
+from nkf.config import StrictModel, TrainConfig, merged, read_yaml, validated
+from nkf.corruptions import CORRUPTIONS
 from nkf.errors import NkfError
 from nkf.files import replacing
-from nkf.models import load_model
+from nkf.machine import machine
+from nkf.models import TorchModel, load_model
+from nkf.models.backbone import FeatureMaps
+from nkf.models.nkf import NKF
 from nkf.progress import Progress, no_progress
 from nkf.recipes.expression import ExpressionRecipe
+from nkf.robustness import corrupted_crops, noise_curve
 from nkf.train import train
+from nkf.views import BATCH
 from nkf.weights import find_weights
+
+SEVERITY = 3  # of the damage that `Grid.robustness` asks for
 
 
 class Repeat(StrictModel):
@@ -59,6 +73,22 @@ class Grid(StrictModel):
     repeats: tuple[Repeat, ...] = Field(min_length=1)
     rows: Mapping[str, Mapping[str, Any]] = Field(description="name -> fields that differ from the base's")
     studies: Mapping[str, Study] = Field(default_factory=dict)
+    noises: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default=(0.0, 0.02, 0.05, 0.1, 0.15, 0.2),
+        description="standard deviations of the noise on the landmarks, over the distance of the eye centres",
+    )
+    robustness: bool = Field(default=False, description="measure on damaged pictures too, each damage at severity 3")
+
+    @model_validator(mode="after")
+    def _own_names(self) -> Self:
+        folders: dict[str, str] = {}
+        for row in self.rows:
+            if (other := folders.setdefault(folder_name(row), row)) != row or not folder_name(row):
+                raise ValueError(f"rows: {row!r} and {other!r} would share the folder {folder_name(row)!r}; rename one")
+        for name in self.studies:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(f"studies: {name!r} names a file; use letters, digits, - and _")
+        return self
 
     @model_validator(mode="after")
     def _known_rows(self) -> Self:
@@ -74,9 +104,9 @@ class Grid(StrictModel):
         Raises:
             NkfError: when a field of the row is unknown or out of range.
         """
-        content = _merged(self.base, self.rows[row]) | {"name": folder_name(row), "seed": repeat.seed}
+        content = merged(self.base, self.rows[row]) | {"name": folder_name(row), "seed": repeat.seed}
         if repeat.fold is not None:
-            content = _merged(content, {"protocol": {"fold": repeat.fold}})
+            content = merged(content, {"protocol": {"fold": repeat.fold}})
         return validated(content, f"row {row}")
 
 
@@ -91,8 +121,18 @@ class Run:
 
     @property
     def measured(self) -> Path:
-        """File that is there when the run is finished."""
+        """What was predicted, a `Measured`."""
         return self.folder / "measured.npz"
+
+    @property
+    def noise(self) -> Path:
+        """Accuracy by noise on the landmarks, for `read_damage`."""
+        return self.folder / "noise.json"
+
+    @property
+    def robustness(self) -> Path:
+        """Accuracy by damage of the pictures, for `read_damage`."""
+        return self.folder / "robustness.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,24 +229,114 @@ def ablate(
     deadline = time.monotonic() + 60 * max_minutes
     _claim(grid, out)
     for run in grid_runs(grid, out, studies):
-        if not run.measured.exists():
-            left = (deadline - time.monotonic()) / 60
-            if left <= 0:
-                return
-            summary = train(run.config, run.folder, device=device, max_minutes=left, progress=progress)
-            if not summary["finished"]:
-                return
-            measure(run, device).write(run.measured)
-        yield run
+        if _finish(run, grid, device, deadline, progress):
+            yield run
+
+
+def _finish(run: Run, grid: Grid, device: str, deadline: float, progress: Progress) -> bool:
+    """Do what a run lacks; False where the time ends before."""
+    if not run.measured.exists():
+        left = (deadline - time.monotonic()) / 60
+        if left <= 0:
+            return False
+        summary = train(run.config, run.folder, device=device, max_minutes=left, progress=progress)
+        if not summary["finished"]:
+            return False
+        measure(run, device).write(run.measured)
+    if grid.noises and not run.noise.exists():
+        if time.monotonic() > deadline:
+            return False
+        write_damage(run.noise, measure_noise(run, grid.noises, device), device)
+    if grid.robustness and not run.robustness.exists():
+        if time.monotonic() > deadline:
+            return False
+        write_damage(run.robustness, measure_robustness(run, device), device)
+    return True
 
 
 def measure(run: Run, device: str = "cpu") -> Measured:
     """Predict, with a run's kept weights, the images that it is measured on, from the pack's landmarks."""
-    recipe = ExpressionRecipe(run.config, torch.device(device))
-    file, info = find_weights(str(run.folder), (".safetensors",))
-    model = load_model(file, info).to(device)
+    recipe, network = _network(run, device)
     rows, labels, faces = recipe.measured()
-    return Measured(rows, labels, recipe.probabilities(model, faces))
+    return Measured(rows, labels, recipe.probabilities(network, faces))
+
+
+def measure_noise(run: Run, noises: Sequence[float], device: str = "cpu") -> dict[str, float]:
+    """Accuracy on the same images, by the noise on the landmarks that features are read at; the crops stay."""
+    network, crops, landmarks_px, labels = _measured_crops(run, device)
+    right = np.zeros(len(noises))
+    for start in range(0, len(labels), BATCH):
+        batch = slice(start, start + BATCH)
+        curve = noise_curve(network, crops[batch], landmarks_px[batch], labels[batch], noises, seed=start)
+        right += [point["accuracy"] * point["n"] for point in curve]
+    return {f"{noise:g}": round(count) / len(labels) for noise, count in zip(noises, right, strict=True)}
+
+
+def _remember_maps(network: nn.Module) -> None:
+    """Let a network compute the maps of the same crops once: nearly all of its work, whatever the landmarks are."""
+    assert isinstance(network, NKF)
+    parts = [(network.backbone, "forward")] + ([(network.fan, "feature_maps")] if network.fan is not None else [])
+    for part, name in parts:
+        setattr(part, name, _remembering(getattr(part, name)))
+
+
+def _remembering(compute: Callable[[Tensor], FeatureMaps]) -> Callable[[Tensor], FeatureMaps]:
+    last: list[tuple[Tensor, FeatureMaps]] = []
+
+    def answer(crops: Tensor) -> FeatureMaps:
+        if not last or not torch.equal(last[0][0], crops):
+            last[:] = [(crops, compute(crops))]
+        return last[0][1]
+
+    return answer
+
+
+def measure_robustness(run: Run, device: str = "cpu") -> dict[str, float]:
+    """Accuracy on the same images as they are (``clean``), and under each damage of `nkf.corruptions`."""
+    network, crops, landmarks_px, labels = _measured_crops(run, device)
+    shares = {"clean": noise_curve(network, crops, landmarks_px, labels, [0.0])[0]["accuracy"]}
+    for name in CORRUPTIONS:
+        damaged, moved = corrupted_crops(crops, landmarks_px, name, SEVERITY)
+        shares[name] = noise_curve(network, damaged, moved, labels, [0.0])[0]["accuracy"]
+    return shares
+
+
+def _measured_crops(
+    run: Run, device: str
+) -> tuple[TorchModel, NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
+    """The network that a run kept, crops (N, S, S, 3), their landmarks (N, 68, 2), and labels (N,)."""
+    recipe, network = _network(run, device)
+    _, labels, faces = recipe.measured()
+    crops = faces.images_uint8(np.arange(len(faces))).cpu().numpy()
+    _remember_maps(network)
+    return TorchModel(network, device, probabilities=False), crops, faces.landmarks_px.cpu().numpy(), labels
+
+
+def _network(run: Run, device: str) -> tuple[ExpressionRecipe, nn.Module]:
+    """What a run was trained by, and the network that it kept."""
+    file, info = find_weights(str(run.folder), (".safetensors",))
+    return ExpressionRecipe(run.config, torch.device(device)), load_model(file, info).to(device)
+
+
+def write_damage(file: Path, shares: Mapping[str, float], device: str) -> None:
+    """Write accuracies by condition, and the processor that measured them."""
+    content = {"schema": 1, "accuracy": shares, "machine": machine(device)}
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_damage(file: Path) -> dict[str, Any]:
+    """Read what `write_damage` wrote.
+
+    Raises:
+        NkfError: when it is no such file.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+        {name: float(share) for name, share in content["accuracy"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise NkfError(f"{file}: not what an ablation measured ({error}); remove it to measure again") from error
+    return content
 
 
 def _claim(grid: Grid, out: Path) -> None:
@@ -226,13 +356,3 @@ def _claim(grid: Grid, out: Path) -> None:
 def folder_name(row: str) -> str:
     """Name of a row as a folder and a run: "KF + RKFA" gives "kf-rkfa"."""
     return re.sub(r"[^a-z0-9.]+", "-", row.lower()).strip("-")
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace fields, and fields of fields; a protocol's name counts as its field ``name``."""
-    result = dict(base)
-    for key, value in changes.items():
-        before = {"name": result[key]} if key == "protocol" and isinstance(result.get(key), str) else result.get(key)
-        fields = isinstance(before, Mapping) and isinstance(value, Mapping)
-        result[key] = _merged(before, value) if isinstance(before, Mapping) and fields else value
-    return result

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from nkf.cli_data import DATA_COMMANDS
+from nkf.cli_study import STUDY_COMMANDS
 from nkf.commandline import CommandTable, run
 from nkf.progress import track
 from nkf.runtime import Device
@@ -21,9 +22,11 @@ File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 OutFolder = Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
+ModelName = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 PackFolder = Annotated[Path, tyro.conf.arg(metavar="PACK", help_behavior_hint="")]
 ConfigFile = Annotated[Path, tyro.conf.arg(metavar="CONFIG", help_behavior_hint="")]
 Packs = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PACK...", help_behavior_hint="")]
+Settings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE...", help_behavior_hint="")]
 Paths = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...", help_behavior_hint="")]
 InsAndOut = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="INPUT... OUT_DIR", help_behavior_hint="")]
 
@@ -98,12 +101,31 @@ def align(
     return align_all(paths, size=size, largest=largest, detector=detector, device=device)
 
 
-def models() -> None:
-    """List the models in the package.
+def models(name: ModelName = "", /) -> None:
+    """List the models in the package, or show the model card of one.
 
     Those of kind nkf can be given as --model; those of kind fan find the landmarks, of kind detector the faces.
+
+    Examples:
+      nkf models
+      nkf models mobile
+
+    Args:
+        name: a packaged name, a run folder, or a weights file
     """
     from rich.console import Console
+
+    if name:
+        from rich.markdown import Markdown
+
+        from nkf.cards import model_card
+
+        card = model_card(name)
+        if sys.stdout.isatty():
+            Console().print(Markdown(card))
+        else:
+            print(card)
+        return
     from rich.table import Table
     from rich.text import Text
 
@@ -124,7 +146,9 @@ def train(
     data: Packs = (),
     pretrained: File = None,
     out: Folder = None,
+    name: str | None = None,
     seed: int | None = None,
+    set: Settings = (),
     max_minutes: float = float("inf"),
     device: Device = "auto",
 ) -> None:
@@ -136,20 +160,24 @@ def train(
     Examples:
       nkf train configs/mobile.yaml
       nkf train configs/mobile.yaml --data data/ferplus --pretrained weights.safetensors --max-minutes 30
+      nkf train configs/mobile.yaml --name small --set epochs=1 network.sigma=0.1 augment.erase=0
+      torchrun --standalone --nproc-per-node 2 -m nkf train configs/cuda/base.yaml
 
     Args:
         config: YAML file
         data: packs, instead of those in the configuration
         pretrained: starting weights of the backbone, instead of those in the configuration
         out: run folder; by default runs/NAME
+        name: of the model and the run, instead of the one in the configuration
         seed: instead of the one in the configuration
+        set: settings instead of those in the configuration
         max_minutes: stop after so long; the same command goes on
         device: where to train; auto takes CUDA if it is available
     """
     from nkf.config import load_config, override
     from nkf.runtime import torch_device
 
-    settings = override(load_config(config), data=data or None, pretrained=pretrained, seed=seed)
+    settings = override(load_config(config), set, data=data or None, pretrained=pretrained, name=name, seed=seed)
     run = out or Path("runs") / settings.name
     place = torch_device(device)  # without torch this says what to install
     from nkf.train import train as run_training
@@ -249,7 +277,15 @@ def evaluate_landmarks(
     print(f"written to {out}")
 
 
-def export(model: Name, /, *, out: OutFolder, name: str | None = None, evaluation: File = None) -> None:
+def export(
+    model: Name,
+    /,
+    *,
+    out: OutFolder,
+    name: str | None = None,
+    evaluation: File = None,
+    calibration: File = None,
+) -> None:
     """Write a network as ONNX and safetensors, with its sidecar, in float16.
 
     Fails if ONNX Runtime and torch disagree by more than 1e-4 in a probability.
@@ -262,16 +298,19 @@ def export(model: Name, /, *, out: OutFolder, name: str | None = None, evaluatio
         out: folder for NAME.onnx, NAME.safetensors and NAME.json
         name: NAME; by default that of the model
         evaluation: evaluation.json of this model; its figures go into the sidecar
+        calibration: calibration.json of this model; the exported network gives calibrated probabilities
     """
     from nkf.runtime import torch_device
 
     torch_device("cpu")  # without torch this says what to install
     from nkf.export import export as write
-    from nkf.export import read_figures
+    from nkf.export import read_calibration, read_figures
     from nkf.weights import find_weights
 
-    metrics = read_figures(evaluation, find_weights(model, (".safetensors",))[1].name) if evaluation else {}
-    info = write(model, out, name=name, metrics=metrics)
+    about = find_weights(model, (".safetensors",))[1].name
+    metrics = read_figures(evaluation, about) if evaluation else {}
+    fitted = read_calibration(calibration, about) if calibration else None
+    info = write(model, out, name=name, metrics=metrics, calibration=fitted)
     print(*(out / file for file in info.sha256), out / f"{info.name}.json", sep="\n")
 
 
@@ -296,6 +335,7 @@ COMMANDS: CommandTable = {
     "evaluate": evaluate,
     "evaluate-landmarks": evaluate_landmarks,
     "export": export,
+    **STUDY_COMMANDS,
     "data": DATA_COMMANDS,
 }
 

@@ -1,5 +1,6 @@
 """Configuration of a training run: pydantic models that refuse unknown keys, read from and written to YAML."""
 
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, overload
@@ -11,6 +12,16 @@ from nkf.errors import NkfError
 from nkf.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, read_protocol
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+# Fields that other tasks would not heed.
+_ONLY_FOR: dict[str, tuple[str, ...]] = {
+    "start_backbone": ("expression", "landmarks", "contrastive"),
+    "mesh": ("expression", "landmarks"),
+    "soft_labels": ("expression",),
+    "unlabelled": ("expression",),
+    "mix": ("expression",),
+}
 
 
 class StrictModel(BaseModel):
@@ -51,6 +62,12 @@ class MixConfig(StrictModel):
     mixup: float = Field(default=0.2, ge=0, description="α of the blend's Beta(α, α) share; 0: never blended")
     cutmix: float = Field(default=0.0, ge=0, description="α of the pasted rectangle's share; 0: never pasted")
 
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.probability and not (self.mixup or self.cutmix):
+            raise ValueError("mixup and cutmix: one of them has to be above 0 where probability is")
+        return self
+
 
 class Unlabelled(StrictModel):
     """Faces without labels that are trained on with a teacher's answers."""
@@ -84,7 +101,7 @@ class TrainConfig(StrictModel):
     """One training run. Paths are relative to the folder where the command runs."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the run folder and of the model")
-    task: Literal["expression", "landmarks", "detection"]
+    task: Literal["expression", "landmarks", "detection", "contrastive"]
     data: tuple[Path, ...] = Field(min_length=1, description="packs; expression networks take one")
     backgrounds: tuple[Path, ...] = Field(default=(), description="detection: folders of pictures without faces")
     scenes: int = Field(default=10_000, gt=1, description="detection: pictures composed of faces and backgrounds")
@@ -96,6 +113,9 @@ class TrainConfig(StrictModel):
     )
     mesh: Path | None = Field(default=None, description="folder of the teacher's mesh basis: adds the mesh as a target")
     mesh_weight: float = Field(default=0.5, ge=0, description="expression: of the mesh's loss beside the targets'")
+    contrastive_temperature: float = Field(
+        default=0.2, gt=0, description="contrastive: by which similarities of faces are divided"
+    )
     frozen: tuple[str, ...] = Field(default=(), description="parts of the network that keep their starting weights")
     start: str | None = Field(default=None, description="NAME, run or file whose weights the network starts from")
     crop_size: int = Field(default=112, ge=32, multiple_of=16, description="side of the crop in pixels")
@@ -141,6 +161,13 @@ class TrainConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _fields_of_the_task(self) -> Self:
+        for name, tasks in _ONLY_FOR.items():
+            if self.task not in tasks and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: for the task {' and '.join(tasks)} alone, this is {self.task}")
+        return self
+
+    @model_validator(mode="after")
     def _backgrounds_for_detection(self) -> Self:
         if self.task == "detection" and not self.backgrounds:
             raise ValueError("backgrounds: a detector needs at least one folder of pictures without faces")
@@ -176,14 +203,44 @@ def read_yaml(file: Path) -> Any:
         raise NkfError(f"{file}: not valid YAML ({str(error).splitlines()[0]})") from error
 
 
-def override(config: TrainConfig, **changes: Any) -> TrainConfig:
-    """Replace fields, except by None, and check the result.
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace fields, and fields of fields; a protocol's name counts as its field ``name``."""
+    result = dict(base)
+    for key, value in changes.items():
+        before = {"name": result[key]} if key == "protocol" and isinstance(result.get(key), str) else result.get(key)
+        fields = isinstance(before, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(before, value) if isinstance(before, Mapping) and fields else value
+    return result
+
+
+def override(config: TrainConfig, settings: Sequence[str] = (), **changes: Any) -> TrainConfig:
+    """Replace fields, and check the result.
+
+    Args:
+        config: what to change.
+        settings: "KEY=VALUE" with a dot before a field of a field, values as in YAML: "network.sigma=0.1".
+        changes: further fields; None changes nothing.
 
     Raises:
-        NkfError: when it is out of range.
+        NkfError: for an unknown key, or a value out of range.
     """
-    given = {name: value for name, value in changes.items() if value is not None}
-    return validated(config.model_dump() | given, "options")
+    content = config.model_dump()
+    for setting in settings:
+        content = merged(content, _setting(setting))
+    return validated(content | {name: value for name, value in changes.items() if value is not None}, "options")
+
+
+def _setting(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise NkfError(f"setting {text!r}: expected KEY=VALUE, such as epochs=2 or network.sigma=0.1")
+    try:
+        content = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise NkfError(f"setting {text!r}: its value is not valid YAML") from error
+    for part in reversed(key.split(".")):
+        content = {part: content}
+    return content
 
 
 @overload

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import time
 import warnings
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,24 +17,47 @@ from nkf.data.groups import LINKS, picture_keys
 from nkf.data.labels import DROPPED, EXPRESSIONS, LabelRule
 from nkf.data.pack import Pack
 from nkf.errors import NkfError, NkfWarning
-from nkf.faces import to_batch
 from nkf.files import replacing
 from nkf.finder import LandmarkFinder
-from nkf.images import align
+from nkf.machine import machine
 from nkf.metrics import confusion_matrix, recall_by_class, wilson_interval
 from nkf.progress import Progress, no_progress
 from nkf.protocols import PROTOCOLS, check_counts
+from nkf.reliability import brier_score, expected_calibration_error, negative_log_likelihood
 from nkf.report import draw_confusion, require_matplotlib
-from nkf.runtime import Device, ExpressionModel, load_expression_model
+from nkf.runtime import Device, load_expression_model
+from nkf.views import View
 from nkf.weights import WeightsInfo
 
 LandmarkSource = Literal["fan", "pack"]
-BATCH = 64
 TOLD_OF_PACK = (
     "source", "layout", "label_file", "crop", "release", "test_split_is", "images_by_split", "leaks_dropped",
     "valid_carved", "split", "nkf_version",
 )  # fmt: skip
 MOST_GROUPS = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What a network says of the labelled images of a split.
+
+    Attributes:
+        pack: that the images are of.
+        info: sidecar of the network.
+        rows: (N,) of the pack.
+        labels: (N,) indices into the network's classes.
+        probabilities: (N, C).
+        left_out: labelled images whose class the network does not know.
+        landmarks_missing: images without a found face.
+    """
+
+    pack: Pack
+    info: WeightsInfo
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    left_out: int
+    landmarks_missing: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +67,9 @@ class Evaluation:
     Attributes:
         n: labelled images that were scored.
         n_left_out: labelled images whose class the model does not know.
+        ece: expected calibration error of the probabilities, in fifteen bins of equal width.
+        nll: mean negative log-likelihood of the labels.
+        brier: mean Brier score, 0 to 2.
         accuracy_leakfree: accuracy on images with no pixel-identical copy in the pack's train split; None without one.
         landmarks_missing: images without a found face, scored by their box or their middle and the mean shape.
         confusion: counts, ``confusion[true][predicted]`` in the order of `classes`.
@@ -49,6 +77,7 @@ class Evaluation:
         differences: one line for each count that is not what the dataset, or the protocol, is known to have.
         pack: what images and labels are: ``label_file``, ``test_split_is``, ``valid_carved`` and so on, where known.
         groups: metadata column -> value -> ``n``, ``accuracy``, ``accuracy_ci95``, for columns of few values.
+        date: of the measurement, with the machine and the seconds that it took.
     """
 
     n: int
@@ -56,6 +85,9 @@ class Evaluation:
     accuracy: float
     accuracy_ci95: tuple[float, float]
     mean_class_accuracy: float
+    ece: float
+    nll: float
+    brier: float
     recall_by_class: dict[str, float | None]
     confusion: list[list[int]]
     classes: tuple[str, ...]
@@ -73,6 +105,9 @@ class Evaluation:
     differences: tuple[str, ...]
     pack: dict[str, Any]
     groups: dict[str, dict[str, Any]]
+    date: str
+    machine: str
+    seconds: float
     schema: int = 1
 
 
@@ -103,24 +138,24 @@ def evaluate(
     Raises:
         NkfError: when pack or model are unusable, or the split has no labelled image of the model's classes.
     """
-    require_matplotlib()
-    if out.exists() and not out.is_dir():
-        raise NkfError(f"{out}: a file, expected a folder for the results")
-    pack = Pack(data)
-    network, info = load_expression_model(model, device)
-    finder = LandmarkFinder(device) if landmarks == "fan" else None
-    rows, labels, left_out = _labelled_rows(pack, split, rule, info.classes)
-    probabilities, missing = _predict_rows(pack, rows, network, finder, progress)
+    start = time.monotonic()
+    check_can_write(out)
+    scored = score(Pack(data), split, model=model, rule=rule, landmarks=landmarks, device=device, progress=progress)
+    pack, info, rows = scored.pack, scored.info, scored.rows
+    labels, probabilities = scored.labels, scored.probabilities
     right = labels == probabilities.argmax(axis=1)
-    leakfree = _without_copy_in_train(pack, rows)
+    leakfree = without_copy_in_train(pack, rows)
     confusion = confusion_matrix(labels, probabilities.argmax(axis=1), len(info.classes))
     recalls = recall_by_class(confusion)
     result = Evaluation(
         n=len(rows),
-        n_left_out=left_out,
+        n_left_out=scored.left_out,
         accuracy=float(right.mean()),
         accuracy_ci95=wilson_interval(int(right.sum()), len(rows)),
         mean_class_accuracy=float(np.nanmean(recalls)),
+        ece=expected_calibration_error(probabilities.max(axis=1), right),
+        nll=float(negative_log_likelihood(probabilities, labels).mean()),
+        brier=float(brier_score(probabilities, labels).mean()),
         recall_by_class={c: None if np.isnan(r) else float(r) for c, r in zip(info.classes, recalls, strict=True)},
         confusion=confusion.tolist(),
         classes=info.classes,
@@ -129,7 +164,7 @@ def evaluate(
         model=info.name,
         seed=info.training.get("seed"),
         landmarks=landmarks,
-        landmarks_missing=missing,
+        landmarks_missing=scored.landmarks_missing,
         accuracy_leakfree=None if leakfree is None else float(right[leakfree].mean()),
         accuracy_leakfree_ci95=None
         if leakfree is None
@@ -140,11 +175,39 @@ def evaluate(
         differences=tuple(_differences(pack, split, rule, info, len(rows))),
         pack={key: pack.manifest[key] for key in TOLD_OF_PACK if pack.manifest.get(key)},
         groups=_by_group(pack, rows, right),
+        date=datetime.now(UTC).date().isoformat(),
+        machine=machine(device),
+        seconds=round(time.monotonic() - start, 1),
     )
     for difference in result.differences:
         warnings.warn(difference, NkfWarning, stacklevel=2)
     _write(result, out, pack.names[rows], labels, probabilities)
     return result
+
+
+def check_can_write(out: Path) -> None:
+    """Raise `NkfError` where results with pictures could not be written, before any work is done for them."""
+    require_matplotlib()
+    if out.exists() and not out.is_dir():
+        raise NkfError(f"{out}: a file, expected a folder for the results")
+
+
+def score(
+    pack: Pack,
+    split: str,
+    *,
+    model: str,
+    rule: LabelRule,
+    landmarks: LandmarkSource,
+    device: Device,
+    progress: Progress,
+) -> Scored:
+    """Show a network the labelled images of a split; see `evaluate`."""
+    network, info = load_expression_model(model, device)
+    finder = LandmarkFinder(device) if landmarks == "fan" else None
+    rows, labels, left_out = labelled_rows(pack, split, rule, info.classes)
+    probabilities, missing = View(pack, network, finder).classify(rows, progress=progress)
+    return Scored(pack, info, rows, labels, probabilities, left_out, missing)
 
 
 def _differences(pack: Pack, split: str, rule: LabelRule, info: WeightsInfo, count: int) -> list[str]:
@@ -160,7 +223,7 @@ def _differences(pack: Pack, split: str, rule: LabelRule, info: WeightsInfo, cou
     return lines
 
 
-def _labelled_rows(
+def labelled_rows(
     pack: Pack, split: str, rule: LabelRule, classes: tuple[str, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Rows that have a label among `classes`, the labels as indices into these, and how many labels are not."""
@@ -176,32 +239,6 @@ def _labelled_rows(
             raise NkfError(f"{pack.path}: has no {split} split; it has {', '.join(present)}")
         raise NkfError(f"{pack.path}: no image of the {split} split has a label of this model's classes")
     return rows[known], translated[known], int((~known).sum())
-
-
-def _predict_rows(
-    pack: Pack,
-    rows: NDArray[np.int64],
-    network: ExpressionModel,
-    find_faces: LandmarkFinder | None,
-    progress: Progress,
-) -> tuple[NDArray[np.float32], int]:
-    """Probabilities (N, C), and the number of faces without landmarks."""
-    boxes, shows = pack.column("box_xyxy"), pack.manifest.get("shows", "face")
-    starts = range(0, len(rows), BATCH)
-    parts, missing = [], 0
-    for start in progress(starts, f"evaluating {network.info.name}", len(starts)):
-        batch = rows[start : start + BATCH]
-        images = [pack.image(row) for row in batch]
-        if find_faces is None:
-            points = [face if np.isfinite(face).all() else None for face in pack.landmarks_px[batch]]
-        else:
-            points = find_faces(images, [box if np.isfinite(box).all() else None for box in boxes[batch]], shows)
-        faces = zip(images, points, boxes[batch], strict=True)
-        aligned = [align(image, face, network.info.input_size, box) for image, face, box in faces]
-        missing += sum(face is None for face in points)
-        landmarks_px = np.stack([face for _, face in aligned]).astype(np.float32)
-        parts.append(network(to_batch([crop for crop, _ in aligned]), landmarks_px))
-    return np.concatenate(parts), missing
 
 
 def _by_group(
@@ -221,7 +258,7 @@ def _by_group(
     return groups
 
 
-def _without_copy_in_train(pack: Pack, rows: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+def without_copy_in_train(pack: Pack, rows: NDArray[np.int64]) -> NDArray[np.bool_] | None:
     """Mask over rows, or None where the question makes no sense: no train split, or nothing outside it."""
     train = pack.rows("train")
     digests = picture_keys(pack.table)

@@ -14,36 +14,38 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
-from torch import Tensor, nn
+from pydantic import ValidationError
+from torch import nn
 
 from nkf.errors import NkfError
 from nkf.files import file_sha256, replacing
 from nkf.geometry import MEAN_SHAPE
-from nkf.models import TorchModel, load_model, save_model
+from nkf.models import TorchModel, WithProbabilities, load_model, save_model
 from nkf.runtime import OnnxModel
-from nkf.weights import INPUTS, OUTPUTS, WeightsInfo, find_weights
+from nkf.weights import INPUTS, OUTPUTS, Calibration, WeightsInfo, find_weights
 
 PARITY_LIMIT = {"nkf": 1e-4, "fan": 1e-2, "detector": 2e-2}  # probabilities; pixels of the crop or picture
 _PARITY_BATCHES = (1, 5)
 _DETECTOR_SIZE = 256  # several cells at every stride, else the exporter takes the picture's size for fixed
-_FIGURES = ("n", "accuracy", "accuracy_ci95", "mean_class_accuracy", "accuracy_leakfree", "n_leakfree", "landmarks")
+_FIGURES = (
+    "n", "accuracy", "accuracy_ci95", "mean_class_accuracy", "recall_by_class", "confusion", "accuracy_leakfree",
+    "accuracy_leakfree_ci95", "n_leakfree", "ece", "nll", "brier", "landmarks", "date", "machine",
+)  # fmt: skip
+_CALIBRATION_FIGURES = (
+    "data", "split", "rule", "landmarks", "n", "date", "method", "before", "after", "target_accuracy",
+    "at_min_confidence",
+)  # fmt: skip
 _SMALLEST_HALVED = 256  # initialisers with fewer numbers stay float32: nothing to gain
 
 
-class WithProbabilities(nn.Module):
-    """An expression network followed by softmax, which is what the ONNX file gives."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, crops: Tensor, landmarks_px: Tensor) -> Tensor:
-        """Crops (B, 3, S, S) and landmarks (B, 68, 2) to probabilities (B, N)."""
-        logits: Tensor = self.network(crops, landmarks_px)
-        return logits.softmax(dim=-1)
-
-
-def export(model: str, out: Path, *, name: str | None = None, metrics: dict[str, Any] | None = None) -> WeightsInfo:
+def export(
+    model: str,
+    out: Path,
+    *,
+    name: str | None = None,
+    metrics: dict[str, Any] | None = None,
+    calibration: Calibration | None = None,
+) -> WeightsInfo:
     """Write ``NAME.onnx``, ``NAME.safetensors`` and ``NAME.json``.
 
     Args:
@@ -51,14 +53,20 @@ def export(model: str, out: Path, *, name: str | None = None, metrics: dict[str,
         out: folder, made when missing.
         name: NAME; by default the one in the sidecar.
         metrics: figures to add to the sidecar.
+        calibration: of the probabilities, for the sidecar and the graph; by default that of the sidecar, if any.
 
     Returns:
         The sidecar.
 
     Raises:
-        NkfError: when the model is unusable, or ONNX Runtime and torch disagree by more than `PARITY_LIMIT`.
+        NkfError: when the model is unusable, the calibration is of other classes, or ONNX Runtime and torch disagree
+            by more than `PARITY_LIMIT`.
     """
     file, info = find_weights(model, (".safetensors",))
+    if info.kind == "backbone":
+        raise NkfError(f"model {model!r}: is a backbone to start from, there is nothing to predict with it")
+    if calibration is not None:
+        info = _with_calibration(info, calibration)
     info = info.model_copy(update={"name": name or info.name, "sha256": {}, "metrics": info.metrics | (metrics or {})})
     network = round_to_half(load_model(file, info))
     out.mkdir(parents=True, exist_ok=True)
@@ -90,6 +98,35 @@ def read_figures(evaluation: Path, model: str) -> dict[str, Any]:
         raise NkfError(f"{evaluation}: not an evaluation.json of nkf ({error})") from error
 
 
+def read_calibration(file: Path, model: str) -> Calibration:
+    """Read what a sidecar keeps of the ``calibration.json`` of the model called `model`.
+
+    Raises:
+        NkfError: when it is no such file, or about another model.
+    """
+    try:
+        content = json.loads(file.read_text())
+        if content["model"] != model:
+            raise NkfError(f"{file}: about the model {content['model']!r}, not {model!r}")
+        figures = {key: content[key] for key in _CALIBRATION_FIGURES}
+        parameters = {key: content[key] for key in ("temperature", "class_biases", "min_confidence")}
+        return Calibration(**parameters, figures=figures)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise NkfError(f"{file}: not a calibration.json of nkf ({first['loc'][0]}: {first['msg']})") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NkfError(f"{file}: not a calibration.json of nkf ({error})") from error
+
+
+def _with_calibration(info: WeightsInfo, calibration: Calibration) -> WeightsInfo:
+    classes, biases = len(info.classes), len(calibration.class_biases)
+    if info.kind != "nkf":
+        raise NkfError(f"model {info.name!r}: gives no probabilities, a calibration is for one of kind nkf")
+    if biases not in (0, classes):
+        raise NkfError(f"model {info.name!r}: has {classes} classes, the calibration has biases for {biases}")
+    return info.model_copy(update={"calibration": calibration})
+
+
 def round_to_half(network: nn.Module) -> nn.Module:
     """Round every floating-point tensor to a float16 value, in place.
 
@@ -107,7 +144,7 @@ def round_to_half(network: nn.Module) -> nn.Module:
 
 def to_onnx(network: nn.Module, info: WeightsInfo) -> onnx.ModelProto:
     """Export with free batch size, for detectors free picture size too; names are those of `nkf.weights`."""
-    module = WithProbabilities(network) if info.kind == "nkf" else network
+    module = WithProbabilities(network, info.calibration) if info.kind == "nkf" else network
     names = INPUTS[info.kind]
     inputs = [torch.from_numpy(array) for array in example_inputs(info, batch=2)[: len(names)]]
     dynamic = {0: torch.export.Dim("batch", min=1)}
@@ -156,7 +193,7 @@ def halve_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def parity(network: nn.Module, file: Path, info: WeightsInfo) -> float:
     """Largest absolute difference between torch and an ONNX file, over two batch sizes of random crops."""
-    torch_model = TorchModel(network, "cpu", probabilities=info.kind == "nkf")
+    torch_model = TorchModel(network, "cpu", probabilities=info.kind == "nkf", calibration=info.calibration)
     onnx_model = OnnxModel(file, "cpu")
     differences = []
     for batch in _PARITY_BATCHES:

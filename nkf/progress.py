@@ -1,14 +1,20 @@
-"""A progress bar for people: on standard error, and only where it is a terminal and the work takes a while."""
+"""A progress bar for people: on standard error, and only where it is a terminal and the work takes a while.
+
+Training takes so long that it tells how far it is in a file too, in a plain line a minute.
+"""
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
+ShowStep = Callable[[int, float], None]  # takes the number of steps that are done, and the last loss
 
 PATIENCE_SECONDS = 2.0
 MANY_ITEMS = 20
+LINE_SECONDS = 60.0  # between two plain lines
 
 
 class Progress(Protocol):
@@ -42,3 +48,44 @@ def track(items: Iterable[Item], text: str, total: int) -> Iterator[Item]:
             yield item
     finally:
         bar.stop()
+
+
+def show_nothing(done: int, loss: float) -> None:
+    """Take what `steps_shown` yields, where another process shows it."""
+
+
+@contextmanager
+def steps_shown(done: int, total: int) -> Iterator[ShowStep]:
+    """Yield a function to call after each step of a training: a bar on a terminal, else a plain line a minute.
+
+    Args:
+        done: steps before the first.
+        total: steps of the whole training.
+    """
+    if not sys.stderr.isatty():
+        yield _plain_lines(done, total)
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (SpinnerColumn(), *Progress.get_default_columns()[:3], TimeElapsedColumn(), TimeRemainingColumn())
+    loss_column = TextColumn("loss {task.fields[loss]:.3f}")
+    console = Console(stderr=True)
+    with Progress(*columns, loss_column, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+        task = bar.add_task("training", total=total, completed=done, loss=float("nan"))
+        yield lambda done, loss: bar.update(task, completed=done, loss=loss)
+
+
+def _plain_lines(first: int, total: int) -> ShowStep:
+    start = told = time.monotonic()
+
+    def show(done: int, loss: float) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= LINE_SECONDS:
+            told = now
+            minutes = (now - start) / max(1, done - first) * (total - done) / 60
+            text = f"training: step {done:,} of {total:,}, loss {loss:.3f}, {minutes:.0f} min left"
+            print(text, file=sys.stderr, flush=True)
+
+    return show

@@ -106,7 +106,8 @@ class ExpressionModel:
             landmarks_px: (B, 68, 2) float32, pixels of the crop.
 
         Returns:
-            (B, C) float32 probabilities in the order of ``info.classes``.
+            (B, C) float32 probabilities in the order of ``info.classes``, calibrated if the network has
+            ``info.calibration``.
         """
         pairs = zip(_batches(crops), _batches(landmarks_px), strict=True)
         parts = [self.network(*pair) for pair in pairs]
@@ -164,7 +165,12 @@ def load_expression_model(model: str, device: Device = "auto") -> tuple[Expressi
 def _find(model: str, kind: Kind) -> tuple[Path, WeightsInfo]:
     file, info = find_weights(model)
     if info.kind != kind:
-        purpose = {"fan": "finds landmarks", "nkf": "tells expressions", "detector": "finds faces"}
+        purpose = {
+            "fan": "finds landmarks",
+            "nkf": "tells expressions",
+            "detector": "finds faces",
+            "backbone": "is a backbone to start from",
+        }
         raise NkfError(f"model {model!r}: it {purpose[info.kind]}, one that {purpose[kind]} is needed here")
     return file, info
 
@@ -182,7 +188,8 @@ def _load_torch(file: Path, info: WeightsInfo, device: Device) -> Callable[..., 
     place = torch_device(device)
     from nkf.models import TorchModel, load_model
 
-    return TorchModel(load_model(file, info), place, probabilities=info.kind == "nkf")
+    network = load_model(file, info)
+    return TorchModel(network, place, probabilities=info.kind == "nkf", calibration=info.calibration)
 
 
 def torch_device(device: Device) -> Literal["cpu", "cuda"]:

@@ -4,19 +4,25 @@ Randomness of a step is drawn from generators seeded by (seed, step), the order 
 checkpoint needs no generator states, and a run that was killed ends with the weights of an unbroken one (on a CPU; some
 CUDA kernels add in no fixed order).
 
+Several processes that torchrun started train one network (`nkf.distributed`): the first one writes and validates, the
+others draw from (seed, step, number of the process). A run may go on with another number of them.
+
     RUN/config.yaml           the configuration
-    RUN/log.jsonl             one JSON object a line: training losses, validations
+    RUN/log.jsonl             one JSON object a line: training losses and skipped steps, validations
     RUN/last/state.pt         everything that resuming needs
     RUN/last/model.*          weight average at the last checkpoint, with its sidecar
     RUN/best/model.*          weight average that validated best, or the last where nothing validates, with its sidecar
 """
 
+import io
 import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -24,52 +30,110 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress as ProgressBar
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from nkf import distributed
 from nkf.config import TrainConfig, load_config, save_config
 from nkf.errors import NkfError, NkfWarning
 from nkf.files import replacing
 from nkf.models import save_model
-from nkf.progress import Progress, no_progress
+from nkf.optim import Descent, learning_rate, make_optimizer, moving_average
+from nkf.progress import Progress, no_progress, show_nothing, steps_shown
 from nkf.recipes import Recipe, create_recipe
 
 LOG_EVERY = 20  # steps
 CHECKPOINT_SECONDS = 120.0
+PATIENCE = 10  # steps in a row that may be skipped; fewer than LOG_EVERY, so that each line of the log has a loss
+_COUNTS = ("step", "best_score", "losses", "skipped", "failures")
+
+
+class Objective(nn.Module):
+    """The loss of a batch as a module: recipes call other methods of a network too, which DDP would not pass on."""
+
+    def __init__(self, recipe: Recipe, model: nn.Module) -> None:
+        super().__init__()
+        self._recipe = recipe
+        self.model = model
+
+    def forward(self, batch: Any) -> Tensor:
+        """Mean loss of what `Recipe.batch` made."""
+        return self._recipe.loss(self.model, batch)
 
 
 @dataclass(slots=True)
 class State:
-    """What changes while a network is trained."""
+    """What changes while a network is trained, and the objects that change it.
+
+    Attributes:
+        objective: batch -> loss; with several processes its gradients are averaged.
+        losses: since the last line of the log.
+        skipped: steps without a finite loss and gradient, since the last line of the log.
+        failures: such steps in a row.
+    """
 
     model: nn.Module
     average: AveragedModel
-    optimizer: torch.optim.Optimizer
+    descent: Descent
+    objective: nn.Module
     step: int = 0
     best_score: float = -math.inf
-    losses: list[float] = field(default_factory=list)  # since the last line of the log
+    losses: list[float] = field(default_factory=list)
+    skipped: int = 0
+    failures: int = 0
 
     def save(self, file: Path) -> None:
-        """Write everything that resuming needs, whole or not at all."""
-        content = {"step": self.step, "best_score": self.best_score, "losses": self.losses}
-        parts: dict[str, Any] = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
-        with replacing(file) as partial:
-            torch.save(content | {name: part.state_dict() for name, part in parts.items()}, partial)
+        """Write everything that resuming needs, whole or not at all.
 
-    def load(self, file: Path) -> None:
-        """Continue from what `save` wrote; never unpickles code."""
+        Raises:
+            NkfError: when a weight is not finite.
+        """
+        self.check_finite()
+        content = {name: getattr(self, name) for name in _COUNTS}
+        parts: dict[str, Any] = {"model": self.model, "average": self.average}
+        parts["optimizer"] = self.descent.optimizer
+        with replacing(file) as partial_file:
+            torch.save(content | {name: part.state_dict() for name, part in parts.items()}, partial_file)
+
+    def load(self, content: bytes, file: Path) -> None:
+        """Continue from what `save` wrote to a file; never unpickles code."""
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-            self.model.load_state_dict(content["model"])
-            self.average.load_state_dict(content["average"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.step, self.best_score, self.losses = content["step"], content["best_score"], content["losses"]
+            saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            self.model.load_state_dict(saved["model"])
+            self.average.load_state_dict(saved["average"])
+            self.descent.optimizer.load_state_dict(saved["optimizer"])
+            self.step, self.best_score, self.losses = saved["step"], saved["best_score"], saved["losses"]
+            self.skipped, self.failures = saved.get("skipped", 0), saved.get("failures", 0)  # older ones have none
         except (OSError, RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise NkfError(f"{file}: no checkpoint of this run ({reason})") from error
+
+    def count(self, loss: float) -> None:
+        """Note that a step was taken, or skipped if its loss is NaN.
+
+        Raises:
+            NkfError: after `PATIENCE` skipped steps in a row.
+        """
+        self.step += 1
+        if math.isfinite(loss):
+            self.losses.append(loss)
+            self.failures = 0
+            return
+        self.skipped += 1
+        self.failures += 1
+        if self.failures == PATIENCE:
+            raise _diverged(f"no finite loss and gradient in {PATIENCE} steps up to step {self.step}")
+
+    def check_finite(self) -> None:
+        """Raise when a weight or statistic is not finite."""
+        for module in (self.model, self.average):
+            for name, tensor in module.state_dict().items():
+                if not tensor.isfinite().all():
+                    raise _diverged(f"{name} is not finite after step {self.step}")
+
+
+def _diverged(what: str) -> NkfError:
+    return NkfError(f"{what}; lower learning_rate (the checkpoint before is intact)")
 
 
 def train(
@@ -79,6 +143,7 @@ def train(
     device: str = "cpu",
     max_minutes: float = math.inf,
     progress: Progress = no_progress,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> dict[str, Any]:
     """Train, or go on where the run folder ends.
 
@@ -88,14 +153,30 @@ def train(
         device: a torch device.
         max_minutes: stop after so long with a checkpoint; the next call goes on.
         progress: shows how far the preparation of the data is.
+        checkpoint_seconds: time between checkpoints.
 
     Returns:
-        ``step``, ``finished``, and the metrics of the last validation that this call made, if any.
+        ``step``, ``finished``, and the metrics of the last validation that this call made, if any; these in the first
+        of several processes alone.
 
     Raises:
-        NkfError: when the folder belongs to another configuration, or data or weights are unusable.
+        NkfError: when the folder belongs to another configuration, data or weights are unusable, or training diverges.
     """
     deadline = time.monotonic() + 60 * max_minutes
+    with distributed.joined(device) as place:
+        if distributed.is_main():
+            _check_folder(config, run)
+        _check_parts(config)
+        recipe = create_recipe(config, torch.device(place), progress if distributed.is_main() else no_progress)
+        _warn_of_little_use(recipe, device)
+        state = _start(recipe)
+        _resume(state, run / "last" / "state.pt")
+        if distributed.is_main():
+            _prepare_folder(config, run, state.step)
+        return _fit(recipe, state, run, deadline, checkpoint_seconds)
+
+
+def _check_folder(config: TrainConfig, run: Path) -> None:
     file = run / "config.yaml"
     if file.exists() and load_config(file) != config:
         raise NkfError(f"{run}: holds a run with another configuration; choose another --out, or remove it")
@@ -103,18 +184,14 @@ def train(
         raise NkfError(f"{run}: exists and is no run folder; name a new or empty one")
     if config.pretrained is not None and not config.pretrained.is_file():
         raise NkfError(f"{config.pretrained}: no such file, expected starting weights (safetensors)")
-    recipe = create_recipe(config, torch.device(device), progress)
-    _warn_of_little_use(recipe, device)
-    state = _start(recipe)
-    checkpoint = run / "last" / "state.pt"
-    if checkpoint.exists():
-        state.load(checkpoint)
-    _shorten_log(run, state.step)
-    for folder in ("last", "best"):
-        (run / folder).mkdir(parents=True, exist_ok=True)
-    with replacing(file) as partial:
-        save_config(config, partial)
-    return _fit(recipe, state, run, deadline)
+
+
+def _check_parts(config: TrainConfig) -> None:
+    """Raise when a batch cannot be shared evenly, or its parts have fewer images than the two that batch norm needs."""
+    own = len(distributed.share(np.arange(config.batch_size)))
+    if own < 2 * config.accumulate:
+        count = distributed.world_size() * config.accumulate
+        raise NkfError(f"batch_size {config.batch_size}: its {count} parts (accumulate) need two images or more each")
 
 
 def _warn_of_little_use(recipe: Recipe, device: str) -> None:
@@ -128,44 +205,47 @@ def _warn_of_little_use(recipe: Recipe, device: str) -> None:
         warnings.warn("bf16 is slow on most CPUs; set bf16: false", NkfWarning, stacklevel=3)
 
 
-def _shorten_log(run: Path, step: int) -> None:
-    """Drop the lines written after the checkpoint: these steps are taken again."""
-    log = run / "log.jsonl"
-    if log.exists():
-        lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
-        with replacing(log) as partial:
-            partial.write_text("".join(f"{line}\n" for line in lines))
-
-
 def _start(recipe: Recipe) -> State:
     config = recipe.config
     torch.manual_seed(config.seed)
     model = recipe.create().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for part in config.frozen:
         try:
-            model.get_submodule(part).requires_grad_(False)
+            recipe.network(model).get_submodule(part).requires_grad_(False)
         except AttributeError as error:
             raise NkfError(f"frozen: the network has no part {part!r}; name modules such as backbone.stem") from error
-    average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema_decay), use_buffers=True)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [  # biases, batch norms and PReLU slopes are not decayed
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return State(model, average, torch.optim.AdamW(groups, lr=config.learning_rate))
+    average = AveragedModel(model, multi_avg_fn=moving_average(config.ema_decay), use_buffers=True)
+    objective = distributed.wrap(Objective(recipe, model))
+    descent = make_optimizer(config, model, local=partial(distributed.no_sync, objective))
+    return State(model, average, descent, objective)
 
 
-def _moving_average(decay: float) -> Callable[..., None]:
-    """Exponential moving average that forgets faster at first: min(decay, (1 + n) / (10 + n)) after n steps."""
+def _resume(state: State, checkpoint: Path) -> None:
+    """Go on from the main process's checkpoint, if there is one."""
+    content = checkpoint.read_bytes() if distributed.is_main() and checkpoint.exists() else None
+    if distributed.decided(content is not None):
+        state.load(distributed.from_main(content or b""), checkpoint)
 
-    def update(average: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-        if average[0].is_floating_point():  # one call has tensors of one type
-            torch._foreach_lerp_(average, current, weight)
-        else:
-            torch._foreach_copy_(average, current)
 
-    return update
+def _prepare_folder(config: TrainConfig, run: Path, step: int) -> None:
+    """Make the folders; drop the lines logged after the checkpoint, since these steps are taken again."""
+    for folder in ("last", "best"):
+        (run / folder).mkdir(parents=True, exist_ok=True)
+    with replacing(run / "config.yaml") as partial_file:
+        save_config(config, partial_file)
+    log = run / "log.jsonl"
+    if log.exists():
+        lines = [line for line in log.read_text().splitlines() if _step_of(line) <= step]
+        with replacing(log) as partial_file:
+            partial_file.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _step_of(line: str) -> float:
+    """Step of a line of the log; infinite if it is incomplete, since only a kill after the checkpoint leaves such."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return math.inf
 
 
 def train_mode(model: nn.Module, frozen: tuple[str, ...]) -> None:
@@ -187,99 +267,119 @@ def steps_per_epoch(config: TrainConfig, num_train: int) -> int:
     return num_train // config.batch_size
 
 
-def learning_rate(config: TrainConfig, step: int, total: int) -> float:
-    """Linear warm-up, then half a cosine to zero."""
-    warm_up = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / total))
+def rate_of(recipe: Recipe, step: int) -> float:
+    """Learning rate of a step of a run."""
+    config, count = recipe.config, recipe.num_train
+    return learning_rate(config, step, total_steps(config, count), steps_per_epoch(config, count))
 
 
 def batch_rows(recipe: Recipe, step: int) -> NDArray[np.int64]:
-    """Row numbers of a step: the next ones in the order of its epoch."""
+    """Row numbers of a step, for all processes: the next ones in the order of its epoch."""
     size = recipe.config.batch_size
     epoch, position = divmod(step, steps_per_epoch(recipe.config, recipe.num_train))
     return recipe.order(epoch)[position * size :][:size]
 
 
-def train_step(recipe: Recipe, state: State, total: int) -> float:
-    """One optimisation step; returns its loss.
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Seed of all that a process draws in a step."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
-    Raises:
-        NkfError: when the loss is no finite number.
+
+def add_gradients(objective: nn.Module, batches: Sequence[Any], shares: Sequence[float], seed: int) -> Tensor:
+    """Add the gradients of a batch that is computed in parts, and return its loss, a scalar.
+
+    Batch norm sees one part at a time. A loss that is no mean over images (the detector's, per face) is that of each
+    part.
+
+    Args:
+        objective: batch -> loss.
+        batches: the parts.
+        shares: of each part in the batch, with sum 1.
+        seed: of dropout and landmark perturbation; the same one gives the same gradients.
     """
+    torch.manual_seed(seed)
+    losses = []
+    for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
+        last = number == len(batches) - 1
+        with nullcontext() if last else distributed.no_sync(objective):  # the exchange of the last has them all
+            loss = share * objective(batch)
+            loss.backward()
+        losses.append(loss.detach())
+    return distributed.mean(torch.stack(losses).sum())
+
+
+def train_step(recipe: Recipe, state: State) -> float:
+    """One optimisation step; returns its loss, NaN if it was skipped since loss or gradient is not finite."""
     config = recipe.config
-    device = next(state.model.parameters()).device
-    seed = int(np.random.SeedSequence([config.seed, state.step]).generate_state(1)[0])
-    torch.manual_seed(seed)  # dropout, landmark perturbation
-    generator = torch.Generator(device).manual_seed(seed)
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(config, state.step, total)
-    loss = recipe.loss(state.model, recipe.batch(batch_rows(recipe, state.step), generator))
-    value = loss.item()
-    if not math.isfinite(value):
-        raise NkfError(f"loss is {value} at step {state.step}; lower learning_rate")
-    state.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
-    state.optimizer.step()
-    state.average.update_parameters(state.model)
-    state.step += 1
-    return value
+    for group in state.descent.optimizer.param_groups:
+        group["lr"] = rate_of(recipe, state.step)
+    seed = step_seed(config.seed, state.step, distributed.rank())
+    generator = torch.Generator(next(state.model.parameters()).device).manual_seed(seed)
+    rows = distributed.share(batch_rows(recipe, state.step))
+    parts = np.array_split(rows, config.accumulate)
+    batches = [recipe.batch(part, generator) for part in parts]
+    shares = [len(part) / len(rows) for part in parts]
+    loss = state.descent.step(lambda: add_gradients(state.objective, batches, shares, seed))
+    if math.isfinite(loss):
+        state.average.update_parameters(state.model)
+    state.count(loss)
+    return loss
 
 
-def _fit(recipe: Recipe, state: State, run: Path, deadline: float) -> dict[str, Any]:
+def _fit(recipe: Recipe, state: State, run: Path, deadline: float, checkpoint_seconds: float) -> dict[str, Any]:
     total = total_steps(recipe.config, recipe.num_train)
     validate_every = math.ceil(total / recipe.config.evaluations)
-    summary: dict[str, Any] = {"step": state.step, "finished": state.step >= total}
+    summary: dict[str, Any] = {}
+    main, late = distributed.is_main(), False
     saved = time.monotonic()
-    train_mode(state.model, recipe.config.frozen)
-    for _ in _progress(state, total):
-        state.losses.append(train_step(recipe, state, total))
-        if state.step % LOG_EVERY == 0:
-            _log_losses(recipe, state, run, total)
-        validated = state.step % validate_every == 0 or state.step == total
-        if validated:
-            summary = _validate(recipe, state, run) | {"finished": state.step == total}
-        late = time.monotonic() > deadline
-        if late or validated or time.monotonic() > saved + CHECKPOINT_SECONDS:
-            state.save(run / "last" / "state.pt")
-            saved = time.monotonic()
-        if late:
-            break
-    average = state.average.module
-    save_model(average, run / "last" / "model.safetensors", recipe.info(average))
-    return summary | {"step": state.step}
+    state.model.train()
+    train_mode(recipe.network(state.model), recipe.config.frozen)
+    with steps_shown(state.step, total) if main else nullcontext(show_nothing) as show:
+        while state.step < total and not late:
+            loss = train_step(recipe, state)
+            show(state.step, loss)
+            if state.step % LOG_EVERY == 0:
+                _log_losses(recipe, state, run)
+            validated = state.step % validate_every == 0 or state.step == total
+            if validated and main:
+                summary = _validate(recipe, state, run)
+            late = distributed.decided(time.monotonic() > deadline)
+            if main and (late or validated or time.monotonic() > saved + checkpoint_seconds):
+                state.save(run / "last" / "state.pt")
+                saved = time.monotonic()
+    if main:
+        _save_average(recipe, state, run / "last")
+    return summary | {"step": state.step, "finished": state.step >= total}
 
 
-def _progress(state: State, total: int) -> Iterator[None]:
-    """Yield once a step, with a progress bar that shows the loss."""
-    columns = (SpinnerColumn(), *ProgressBar.get_default_columns()[:3], TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with ProgressBar(*columns, TextColumn("loss {task.fields[loss]:.3f}"), transient=True, console=console) as bar:
-        task = bar.add_task("training", total=total, completed=state.step, loss=math.nan)
-        while state.step < total:
-            yield
-            bar.update(task, completed=state.step, loss=state.losses[-1] if state.losses else math.nan)
-
-
-def _log_losses(recipe: Recipe, state: State, run: Path, total: int) -> None:
-    rate = learning_rate(recipe.config, state.step - 1, total)
-    _append(run, {"step": state.step, "loss": float(np.mean(state.losses)), "learning_rate": rate})
+def _log_losses(recipe: Recipe, state: State, run: Path) -> None:
+    row = {"step": state.step, "loss": float(np.mean(state.losses)), "learning_rate": rate_of(recipe, state.step - 1)}
+    if distributed.is_main():
+        _append(run, row | ({"skipped": state.skipped} if state.skipped else {}))
     state.losses.clear()
+    state.skipped = 0
 
 
 def _validate(recipe: Recipe, state: State, run: Path) -> dict[str, Any]:
-    average = state.average.module.eval()
-    metrics = recipe.validate(average)
+    state.check_finite()
+    metrics = recipe.validate(state.average.module.eval())
     epoch = state.step / steps_per_epoch(recipe.config, recipe.num_train)
     row = {"step": state.step, "epoch": round(epoch, 3), **metrics}
     score = metrics.get("score", float(state.step))  # without validation the last weights are the best
     if score > state.best_score:
         state.best_score = score
-        measured = {"validation_in_training": row} if metrics else {}
-        info = recipe.info(average).model_copy(update={"metrics": measured})
-        save_model(average, run / "best" / "model.safetensors", info)
+        _save_average(recipe, state, run / "best", {"validation_in_training": row} if metrics else {})
     _append(run, row)
     return row
+
+
+def _save_average(recipe: Recipe, state: State, folder: Path, metrics: dict[str, Any] | None = None) -> None:
+    """Write the network of the weight average, without what it has for training alone."""
+    model = state.average.module
+    info = recipe.info(model)
+    if metrics is not None:
+        info = info.model_copy(update={"metrics": metrics})
+    save_model(recipe.network(model), folder / "model.safetensors", info)
 
 
 def _append(run: Path, row: dict[str, Any]) -> None:

@@ -32,6 +32,15 @@ def test_shipped_configurations_are_valid_and_survive_a_round_trip(file: Path, t
         ),
         ("name: a\ntask: expression\ndata: [x, y]", r"trained on one pack, got 2"),
         ("name: a\ntask: expression\ndata: [x]\nstart: b\npretrained: c", r"pretrained and start: give one"),
+        (
+            "name: a\ntask: landmarks\ndata: [x]\nsoft_labels: y",
+            r"soft_labels: for the task expression alone, this is landm",
+        ),
+        ("name: a\ntask: contrastive\ndata: [x]\nmesh: y", r"mesh: for the task expression and landmarks alone"),
+        (
+            "name: a\ntask: expression\ndata: [x]\nmix: {probability: 1, mixup: 0}",
+            r"mix: mixup and cutmix: one of them",
+        ),
         ("name: a\ntask: expression\ndata: []", r"data: Tuple should have at least 1 item"),
         ("name: a/b\ntask: expression\ndata: [x]", r"name: String should match pattern"),
         ("name: a\ntask: expression\ndata: [x]\nepochs: 0", r"epochs: Input should be greater than 0, got 0"),

@@ -35,6 +35,11 @@ def test_evaluation_files_follow_the_contract(mini_pack: Path, model_file: Path,
     assert saved["recall_by_class"]["happiness"] == 1
     assert saved["recall_by_class"]["fear"] is None
     assert saved["confusion"][2][1] == 8  # sadness taken for happiness
+    logits = np.array([1.0, 4.0, 0.5, 2.0, 0.0, -1.0, 0.2, -0.5])  # of every face
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    assert saved["ece"] == pytest.approx(probabilities[1] - 0.5)
+    assert saved["nll"] == pytest.approx(-np.log(probabilities[1:3]).mean())
+    assert saved["brier"] == pytest.approx(((probabilities**2).sum() + 1) - 2 * probabilities[1:3].mean())
     assert saved["classes"][:3] == ["neutral", "happiness", "sadness"]
     assert (saved["rule"], saved["split"], saved["model"]) == ("majority", "valid", "nkf")
     assert saved["landmarks_missing"] == 2

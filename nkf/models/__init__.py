@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from nkf.errors import NkfError
 from nkf.files import file_sha256, replacing
 from nkf.models.backbone import create_backbone
+from nkf.models.contrastive import FaceEncoder
 from nkf.models.detector import FaceDetector
 from nkf.models.fan import FAN
 from nkf.models.nkf import NKF
-from nkf.weights import WeightsInfo
+from nkf.weights import Calibration, WeightsInfo
 
 NumpyModel = Callable[..., tuple[NDArray[np.float32], ...]]
 
@@ -26,8 +27,9 @@ def create_model(kind: str, architecture: dict[str, Any], num_classes: int = 0) 
     """Build a network with fresh weights.
 
     Args:
-        kind: ``fan``, ``nkf`` or ``detector``.
-        architecture: fields of `nkf.config.NetworkConfig`; ``fan`` uses ``backbone`` alone, and ``detector`` none.
+        kind: ``fan``, ``nkf``, ``detector`` or ``backbone``.
+        architecture: fields of `nkf.config.NetworkConfig`; ``fan`` and ``backbone`` use
+            ``backbone`` alone, and ``detector`` none.
         num_classes: of an ``nkf``.
     """
     options = dict(architecture)
@@ -36,6 +38,8 @@ def create_model(kind: str, architecture: dict[str, Any], num_classes: int = 0) 
     backbone = create_backbone(options.pop("backbone"))
     if kind == "fan":
         return FAN(backbone)
+    if kind == "backbone":
+        return FaceEncoder(backbone)
     sources = options.pop("sources", "backbone")
     fan = FAN(create_backbone("mobile_narrow")) if sources != "backbone" and options["strides"] else None
     return NKF(backbone, num_classes=num_classes, fan=fan, read_backbone=sources != "fan", **options)
@@ -86,25 +90,47 @@ def save_model(model: nn.Module, file: Path, info: WeightsInfo, *, half: bool = 
     return info
 
 
+class WithProbabilities(nn.Module):
+    """An expression network followed by its calibration and softmax, which is what the ONNX file gives."""
+
+    biases: Tensor | None
+
+    def __init__(self, network: nn.Module, calibration: Calibration | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.scale = None if calibration is None else 1 / calibration.temperature
+        biases = calibration.class_biases if calibration else ()
+        self.register_buffer("biases", torch.tensor(biases, dtype=torch.float32) if biases else None)  # (N,)
+
+    def forward(self, crops: Tensor, landmarks_px: Tensor) -> Tensor:
+        """Crops (B, 3, S, S) and landmarks (B, 68, 2) to probabilities (B, N)."""
+        logits: Tensor = self.network(crops, landmarks_px)
+        if self.scale is not None:
+            logits = self.scale * logits
+        if self.biases is not None:
+            logits = logits + self.biases
+        return logits.softmax(dim=-1)
+
+
 class TorchModel:
     """A network as the callable on numpy arrays that prediction uses, like its ONNX twin.
 
     Args:
         model: the network, moved to the device.
         device: a torch device.
-        probabilities: apply softmax to what the network returns.
+        probabilities: it is an expression network, whose logits become probabilities.
+        calibration: of these.
     """
 
-    def __init__(self, model: nn.Module, device: str, *, probabilities: bool) -> None:
-        self.model = model.to(device).eval()
+    def __init__(
+        self, model: nn.Module, device: str, *, probabilities: bool, calibration: Calibration | None = None
+    ) -> None:
+        self.model = (WithProbabilities(model, calibration) if probabilities else model).to(device).eval()
         self.device = device
-        self.probabilities = probabilities
 
     @torch.inference_mode()
     def __call__(self, *inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """Run on (B, ...) arrays; returns the outputs that `nkf.weights.OUTPUTS` names."""
         output = self.model(*(torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in inputs))
         outputs: tuple[Tensor, ...] = output if isinstance(output, tuple) else (output,)
-        if self.probabilities:
-            outputs = tuple(logits.softmax(dim=-1) for logits in outputs)
         return tuple(value.cpu().numpy() for value in outputs)

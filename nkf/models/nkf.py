@@ -58,13 +58,18 @@ class Head(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classify = nn.Linear(total, num_classes)
 
-    def forward(self, global_feature: Tensor, keypoint_features: Tensor | None) -> Tensor:
-        """(B, G) and (B, K, C) to logits (B, N)."""
+    def features(self, global_feature: Tensor, keypoint_features: Tensor | None) -> Tensor:
+        """(B, G) and (B, K, C) to z (B, Z) behind its batch norm."""
         z = global_feature
         if self.reduce is not None and self.aggregate is not None:
             assert keypoint_features is not None
             z = torch.cat([z, self.aggregate(self.reduce(keypoint_features).flatten(1))], dim=1)
-        logits: Tensor = self.classify(self.dropout(self.norm(z)))
+        normed: Tensor = self.norm(z)
+        return normed
+
+    def forward(self, z: Tensor) -> Tensor:
+        """What `features` gives, (B, Z), to logits (B, N)."""
+        logits: Tensor = self.classify(self.dropout(z))
         return logits
 
 
@@ -129,19 +134,22 @@ class NKF(nn.Module):
 
     def forward(self, crops: Tensor, landmarks_px: Tensor) -> Tensor:
         """Crops (B, 3, S, S) RGB in [0, 1] and landmarks (B, 68, 2) in crop pixels to logits (B, N)."""
+        logits: Tensor = self.head(self.features(crops, landmarks_px))
+        return logits
+
+    def features(self, crops: Tensor, landmarks_px: Tensor) -> Tensor:
+        """The same to z (B, Z), which the classifier sees."""
         maps = self.backbone(crops)
         global_feature = maps[16].mean(dim=(2, 3))  # (B, G)
         if self.keypoint_features is None or self.rkfa is None:
-            logits: Tensor = self.head(global_feature, None)
-            return logits
+            return self.head.features(global_feature, None)
         crop_size = crops.shape[-1]
         if self.training:
             landmarks_px = perturb_landmarks(landmarks_px, self.sigma, crop_size, common_sigma=self.common_sigma)
         sources = [maps[s] for s in self.strides] if self.read_backbone else []
         sources += self._fan_maps(crops)
         features = self.rkfa(self.keypoint_features(sources, landmarks_px, crop_size))  # (B, K, C)
-        logits = self.head(global_feature, features)
-        return logits
+        return self.head.features(global_feature, features)
 
     def _fan_maps(self, crops: Tensor) -> list[Tensor]:
         if self.fan is None:

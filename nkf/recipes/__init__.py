@@ -7,16 +7,18 @@ import torch
 from nkf.config import TrainConfig
 from nkf.progress import Progress, no_progress
 from nkf.recipes.common import Recipe
+from nkf.recipes.contrastive import ContrastiveRecipe
 from nkf.recipes.detection import DetectionRecipe
 from nkf.recipes.expression import ExpressionRecipe
 from nkf.recipes.landmarks import LandmarkRecipe
 
-__all__ = ["DetectionRecipe", "ExpressionRecipe", "LandmarkRecipe", "Recipe", "create_recipe"]
+__all__ = ["ContrastiveRecipe", "DetectionRecipe", "ExpressionRecipe", "LandmarkRecipe", "Recipe", "create_recipe"]
 
 RECIPES: dict[str, Callable[[TrainConfig, torch.device, Progress], Recipe]] = {
     "expression": ExpressionRecipe,
     "landmarks": LandmarkRecipe,
     "detection": DetectionRecipe,
+    "contrastive": ContrastiveRecipe,
 }
 
 

@@ -16,6 +16,7 @@ from nkf.data.sampling import Order
 from nkf.errors import NkfError
 from nkf.files import file_sha256
 from nkf.models import count_parameters, load_model
+from nkf.models.contrastive import FaceEncoder
 from nkf.models.fan import FAN
 from nkf.models.nkf import NKF
 from nkf.models.pretrained import load_pretrained
@@ -26,6 +27,10 @@ _PRETRAINED_FACES = 256  # from which folded batch norms are estimated
 _VALIDATION_BATCH = 64
 _UPLOAD = 4096  # crops copied to a GPU at once
 TOLD_OF_PACK = ("source", "label_file", "crop", "licence", "images", "leaks_dropped", "valid_carved", "split")
+_ALWAYS_TOLD = ("epochs", "batch_size", "learning_rate", "seed")  # of the configuration
+_TOLD_IF_CHANGED = (
+    "label_smoothing", "mix", "optimizer", "accumulate", "sam_rho", "schedule", "decay", "frozen",
+)  # fmt: skip
 RESIDENT_SHARE = 0.6  # of a GPU's free memory that crops may take
 
 
@@ -37,7 +42,10 @@ class Recipe(Protocol):
     order: Order
 
     def create(self) -> nn.Module:
-        """Build the network with its starting weights."""
+        """Build what is trained, with its starting weights."""
+
+    def network(self, model: nn.Module) -> nn.Module:
+        """The part of what `create` built that is saved; all of it, if nothing serves in training only."""
 
     def batch(self, rows: NDArray[np.int64], generator: Generator) -> Any:
         """Inputs and targets of some training rows (numbers below `num_train`), augmented, on the device."""
@@ -46,13 +54,13 @@ class Recipe(Protocol):
         """Mean loss of what `batch` made; asked twice for the same batch by SAM."""
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Metrics of a network in evaluation mode; the checkpoint with the highest ``score`` is kept as the best.
+        """Metrics of what `create` built, in evaluation mode; the checkpoint with the highest ``score`` is the best.
 
         Without any metrics the last one is.
         """
 
     def info(self, model: nn.Module) -> WeightsInfo:
-        """The sidecar of the network."""
+        """The sidecar of the network in what `create` built."""
 
 
 class FaceTensors:
@@ -103,14 +111,33 @@ def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
 
 
 def start_from(
-    model: NKF | FAN, config: TrainConfig, faces: FaceTensors, classes: tuple[str, ...] = ()
+    model: NKF | FAN | FaceEncoder, config: TrainConfig, faces: FaceTensors, classes: tuple[str, ...] = ()
 ) -> dict[str, list[str]]:
     """Load the weights that the configuration starts from, if any; returns what `load_weights` does."""
     head_rows = load_weights(config.start, model, classes) if config.start is not None else {}
     if config.pretrained is not None:
         images, _ = faces.batch(np.arange(min(_PRETRAINED_FACES, len(faces))))
         load_pretrained(model.backbone, config.pretrained, images.cpu())
+    if config.start_backbone is not None:
+        load_backbone(config.start_backbone, model.backbone)
     return head_rows
+
+
+def load_backbone(name: str, backbone: nn.Module) -> None:
+    """Load the backbone of the network in a NAME, run or file, of whatever kind that network is.
+
+    Raises:
+        NkfError: when the file is unusable, or its network has no such backbone.
+    """
+    file, info = find_weights(name, (".safetensors",))
+    source = getattr(load_model(file, info), "backbone", None)
+    if source is None:
+        raise NkfError(f"{file}: a network of the kind {info.kind} has no backbone that others could start from")
+    try:
+        backbone.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        of_file = info.architecture.get("backbone")
+        raise NkfError(f"{file}: its backbone {of_file!r} is not the configuration's network.backbone") from error
 
 
 def load_weights(name: str, model: nn.Module, classes: tuple[str, ...] = ()) -> dict[str, list[str]]:
@@ -171,17 +198,22 @@ def describe(
     network: Any = model
     normalize = getattr(network, "backbone", network).normalize
     data = [{key: pack.manifest[key] for key in TOLD_OF_PACK if pack.manifest.get(key)} for pack in packs]
-    recipe = config.model_dump(mode="json", include={"epochs", "batch_size", "learning_rate", "seed"})
-    facts: dict[str, Any] = {"data": data, **(training or {}), **recipe}
+    facts: dict[str, Any] = {"data": data, **(training or {}), **_settings(config)}
     if config.pretrained is not None:
         file = config.pretrained
         facts["pretrained"] = {"file": f"{file.absolute().parent.name}/{file.name}", "sha256": file_sha256(file)}
     if config.start is not None:
         _, info = find_weights(config.start, (".safetensors",))
         facts["start"] = {"name": info.name, **info.training}
+    if config.start_backbone is not None:
+        _, info = find_weights(config.start_backbone, (".safetensors",))
+        facts["start_backbone"] = {"name": info.name, "kind": info.kind, **info.training}
     architecture = {
-        "nkf": config.network.model_dump(mode="json"), "fan": {"backbone": config.network.backbone}, "detector": {},
-    }[kind]  # fmt: skip
+        "nkf": config.network.model_dump(mode="json"),
+        "fan": {"backbone": config.network.backbone},
+        "backbone": {"backbone": config.network.backbone},
+        "detector": {},
+    }[kind]
     return WeightsInfo(
         name=config.name,
         kind=kind,
@@ -194,3 +226,11 @@ def describe(
         nkf_version=__version__,
         **more,
     )
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """What a sidecar tells of the configuration itself: the usual four, and what is not as by default."""
+    changed = {name for name in _TOLD_IF_CHANGED if getattr(config, name) != TrainConfig.model_fields[name].default}
+    if not config.mix.probability:
+        changed.discard("mix")
+    return config.model_dump(mode="json", include={*_ALWAYS_TOLD, *changed})

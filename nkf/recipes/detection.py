@@ -78,6 +78,9 @@ class DetectionRecipe:
             load_weights(self.config.start, model)
         return model.to(self.device)
 
+    def network(self, model: nn.Module) -> nn.Module:
+        return model
+
     def batch(self, rows: NDArray[np.int64], generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         with_faces = rows[rows < len(self.train.images)]
         parts = [self._batch(self.train, with_faces)]

@@ -10,30 +10,36 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from nkf.config import TrainConfig
-from nkf.data.dataset import CropRows, load_crops, training_targets
-from nkf.data.groups import linked_rows
-from nkf.data.labels import DROPPED, EXPRESSIONS
+from nkf.data.dataset import CropRows, FaceCrops, load_crops
+from nkf.data.labels import DROPPED
 from nkf.data.pack import Pack
 from nkf.data.sampling import epoch_order
-from nkf.data.splitting import folds, stratified_groups
-from nkf.errors import NkfError, NkfWarning
-from nkf.geometry import CROP_TEMPLATE
+from nkf.errors import NkfWarning
+from nkf.geometry import CROP_TEMPLATE, NUM_LANDMARKS
 from nkf.metrics import accuracy, mean_class_accuracy
+from nkf.mixing import Faces, mix
 from nkf.models import create_model
 from nkf.models.nkf import NKF
 from nkf.preprocess import augment
 from nkf.progress import Progress, no_progress
-from nkf.protocols import SPLITS, Protocol, check_counts
+from nkf.protocols import SPLITS, check_counts
 from nkf.recipes.common import FaceTensors, autocast, describe, load_weights, start_from
+from nkf.recipes.mesh import Mesh, WithMesh, mesh_loss
+from nkf.recipes.rows import chosen_rows, fold_rows, labelled
+from nkf.recipes.targets import training_faces
 from nkf.weights import DEFAULT_FAN, Kind, WeightsInfo
 
 
 class ExpressionBatch(NamedTuple):
-    """Crops (B, 3, S, S), their landmarks (B, 68, 2) in pixels, and target distributions (B, N)."""
+    """Crops (B, 3, S, S), their landmarks (B, 68, 2) in pixels, target distributions (B, N), and perhaps the mesh.
+
+    The mesh (B, V, 2) is what `Mesh.deviations` says.
+    """
 
     crops: Tensor
     landmarks_px: Tensor
     targets: Tensor
+    mesh: Tensor | None = None
 
 
 class ExpressionRecipe:
@@ -41,6 +47,7 @@ class ExpressionRecipe:
 
     Attributes:
         differences: one line for each split whose number of images is not the one that the protocol expects.
+        parts: faces that are trained on, of the labelled pack, and then of those without labels.
     """
 
     kind: Kind = "nkf"
@@ -58,19 +65,17 @@ class ExpressionRecipe:
         self.differences = check_counts(self.protocol, counts, carved=bool(self.pack.manifest.get("valid_carved")))
         for difference in self.differences:
             warnings.warn(f"{self.pack.path}: {difference}", NkfWarning, stacklevel=2)
-        self.num_train = len(train)
-        self.order = epoch_order(
-            self.num_train, config.seed, labels[train] if self.protocol.sampling == "balanced" else None
-        )
         self.crops, self.labels, self.valid_rows, self.valid_labels = crops, labels, valid, labels[valid]
-        self.train, self.valid = self._faces(train), self._faces(valid)
-        targets = training_targets(
-            labels[train],
-            shares_of_classes(self.pack.distributions()[train], labels[train], self.protocol.classes),
-            soft=config.targets == "distribution",
-            smoothing=config.label_smoothing,
-        )
-        self.targets = torch.from_numpy(targets).to(device)
+        self.parts = training_faces(config, self.pack, crops, labels, train, progress)
+        self.train, self.valid = self._tensors([(part.crops, part.rows) for part in self.parts]), self._faces(valid)
+        self.targets = torch.from_numpy(np.concatenate([part.targets for part in self.parts])).to(device)
+        self.num_train = len(self.targets)
+        classes = np.concatenate([part.classes for part in self.parts])
+        self.order = epoch_order(self.num_train, config.seed, classes if self.protocol.sampling == "balanced" else None)
+        self.mesh: Mesh | None = None
+        if config.mesh is not None:
+            packs, rows = [part.pack for part in self.parts], [part.rows for part in self.parts]
+            self.mesh = Mesh(config.mesh, packs, rows, device)
         self.head_rows: dict[str, list[str]] = {}
 
     def _leave_out(self, labels: NDArray[np.int64], hidden: NDArray[np.bool_]) -> None:
@@ -88,20 +93,32 @@ class ExpressionRecipe:
         if model.fan is not None:
             load_weights(DEFAULT_FAN, model.fan)
         self.head_rows = start_from(model, self.config, self.train, self.protocol.classes)
-        return model.to(self.device)
+        return (model if self.mesh is None else WithMesh(model)).to(self.device)
+
+    def network(self, model: nn.Module) -> nn.Module:
+        return model.network if isinstance(model, WithMesh) else model
 
     def batch(self, rows: NDArray[np.int64], generator: Generator) -> ExpressionBatch:
         images, landmarks_px = self.train.batch(rows)
-        size = images.shape[-1]
+        index, size = torch.from_numpy(rows).to(self.device), images.shape[-1]
         base = torch.tensor([size / 2, size / 2, size, 0], device=self.device).expand(len(images), 4)
-        crops, landmarks_px, *_ = augment(images, landmarks_px, base, size, self.config.augment, generator)
-        targets = self.targets[torch.from_numpy(rows).to(self.device)]
-        return ExpressionBatch(crops.contiguous(memory_format=torch.channels_last), landmarks_px, targets)
+        crops, points_px, _, mirrored = augment(images, landmarks_px, base, size, self.config.augment, generator)
+        if self.mesh is not None:  # its vertices go through the mixing as further points
+            points_px = torch.cat([points_px, self.mesh.in_crops(index, points_px, mirrored)], dim=1)
+        faces = mix(Faces(crops, points_px, self.targets[index]), self.config.mix, generator)
+        crops = faces.crops.contiguous(memory_format=torch.channels_last)
+        landmarks_px, mesh_px = faces.points_px[:, :NUM_LANDMARKS], faces.points_px[:, NUM_LANDMARKS:]
+        mesh = None if self.mesh is None else self.mesh.deviations(mesh_px, size)
+        return ExpressionBatch(crops, landmarks_px, faces.targets, mesh)
 
     def loss(self, model: nn.Module, batch: ExpressionBatch) -> Tensor:
         with autocast(self.config, self.device):
-            logits = model(batch.crops, batch.landmarks_px)
-        return F.cross_entropy(logits.float(), batch.targets)
+            found = model(batch.crops, batch.landmarks_px)
+        if batch.mesh is None:
+            return F.cross_entropy(found.float(), batch.targets)
+        logits, mesh = found
+        of_mesh = mesh_loss(mesh.float(), batch.mesh)
+        return F.cross_entropy(logits.float(), batch.targets) + self.config.mesh_weight * of_mesh
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -120,7 +137,8 @@ class ExpressionRecipe:
         }
 
     def _logits(self, model: nn.Module, faces: FaceTensors) -> Tensor:
-        return torch.cat([model(crops, landmarks_px).float() for _, crops, landmarks_px in faces.batches()])
+        network = self.network(model)
+        return torch.cat([network(crops, landmarks_px).float() for _, crops, landmarks_px in faces.batches()])
 
     @torch.no_grad()
     def probabilities(self, model: nn.Module, faces: FaceTensors) -> NDArray[np.float32]:
@@ -140,89 +158,38 @@ class ExpressionRecipe:
         return rows, self.labels[rows], self._faces(rows)
 
     def _faces(self, rows: NDArray[np.int64]) -> FaceTensors:
-        images = CropRows([(self.crops.images, rows)])
-        return FaceTensors(images, self.crops.landmarks_px[rows], self.device)
+        return self._tensors([(self.crops, rows)])
+
+    def _tensors(self, parts: list[tuple[FaceCrops, NDArray[np.int64]]]) -> FaceTensors:
+        landmarks_px = np.concatenate([crops.landmarks_px[rows] for crops, rows in parts])
+        return FaceTensors(CropRows([(crops.images, rows) for crops, rows in parts]), landmarks_px, self.device)
 
     def info(self, model: nn.Module) -> WeightsInfo:
         template = tuple((float(x), float(y)) for x, y in CROP_TEMPLATE)
         training: dict[str, Any] = {
             "protocol": self.protocol.model_dump(mode="json", exclude={"metric", "expected"}),
-            "images": {"train": self.num_train, "choose": len(self.valid_labels)},
+            "images": {"train": len(self.parts[0].rows), "choose": len(self.valid_labels)},
             "targets": self.config.targets,
         }
         if self.differences:
             training["differences"] = self.differences
         if self.head_rows:
             training["head_rows"] = self.head_rows
+        training |= self._teaching()
+        packs = {part.pack.path: part.pack for part in self.parts}
         return describe(
             self.config,
             self.kind,
-            model,
-            [self.pack],
+            self.network(model),
+            list(packs.values()),
             training,
             classes=self.protocol.classes,
             crop_template=template,
         )
 
-
-def labelled(pack: Pack, split: str, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of a split that have a label."""
-    rows = pack.rows(split)
-    return rows[labels[rows] != DROPPED]
-
-
-def chosen_rows(
-    pack: Pack, protocol: Protocol, labels: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows that are trained on, and rows that choose the checkpoint: none where the last weights are kept.
-
-    Raises:
-        NkfError: when there are no such rows.
-    """
-    rows = np.concatenate([labelled(pack, split, labels) for split in protocol.train])
-    rows = rows[~np.isin(rows, fold_rows(pack, protocol, labels))]
-    if not len(rows):
-        raise NkfError(f"{pack.path}: no labelled image of the protocol's classes in {' and '.join(protocol.train)}")
-    if protocol.choose == "last":
-        return rows, rows[:0]
-    ready = protocol.choose == "carved" and pack.manifest.get("valid_carved") and "valid" not in protocol.train
-    if protocol.choose == "carved" and not ready:
-        shares = (1 - protocol.valid_share, protocol.valid_share)
-        try:
-            parts = stratified_groups(labels[rows], linked_rows(pack.table)[rows], shares, protocol.seed)
-        except NkfError as error:
-            raise NkfError(f"{pack.path}: no images to choose the checkpoint can be carved ({error})") from error
-        return rows[parts == 0], rows[parts == 1]
-    valid = labelled(pack, "valid", labels)
-    if not len(valid):
-        raise NkfError(
-            f"{pack.path}: no labelled image in its valid split to choose the checkpoint by; set protocol.choose to"
-            " carved (a part of the training images), or make a valid split with 'nkf data split'"
-        )
-    return rows, valid
-
-
-def fold_rows(pack: Pack, protocol: Protocol, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of the fold that is left out of training; none without one. Copies of a picture are in one fold."""
-    rows = np.concatenate([labelled(pack, split, labels) for split in protocol.train])
-    if protocol.fold is None:
-        return rows[:0]
-    return rows[folds(labels[rows], linked_rows(pack.table)[rows], protocol.folds, protocol.seed) == protocol.fold]
-
-
-def shares_of_classes(
-    distributions: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...]
-) -> NDArray[np.float32]:
-    """Restrict (N, 8) vote shares to some classes: (N, C) with sum 1; the label alone where nobody voted for these.
-
-    Args:
-        distributions: in the order of `EXPRESSIONS`.
-        labels: (N,) indices into `classes`.
-        classes: names.
-    """
-    kept = distributions[:, [EXPRESSIONS.index(name) for name in classes]]
-    others = distributions[:, [row for row, name in enumerate(EXPRESSIONS) if name not in classes]]
-    sum_kept, sum_others = (part.sum(axis=1, keepdims=True) for part in (kept, others))
-    # The part that is kept of all votes is exactly 1 when no class is left out: shares stay as they are.
-    part = np.divide(sum_kept, sum_kept + sum_others, out=np.ones_like(sum_kept), where=sum_kept > 0)
-    return np.where(sum_kept > 0, kept / part, np.eye(len(classes), dtype=np.float32)[labels])
+    def _teaching(self) -> dict[str, Any]:
+        """What the sidecar tells of targets beside the labels."""
+        soft, unlabelled = self.parts[0].facts, [part.facts for part in self.parts[1:]]
+        mesh = {"weight": self.config.mesh_weight} if self.mesh is not None else {}
+        told = {"soft_labels": soft, "unlabelled": unlabelled, "mesh": mesh}
+        return {name: facts for name, facts in told.items() if facts}

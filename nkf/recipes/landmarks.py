@@ -2,11 +2,9 @@
 
 Crops are loose, as a detector's box gives them, or (`AugmentConfig.near`) placed well, as the second pass sees them.
 
-Legend: B faces, V vertices of the mesh, S side of the crop in pixels.
+Legend: B faces, S side of the crop in pixels.
 """
 
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +23,7 @@ from nkf.models.fan import FAN
 from nkf.preprocess import augment, random_similarities, transform_landmarks, warp
 from nkf.progress import Progress, no_progress
 from nkf.recipes.common import FaceTensors, autocast, describe, start_from
+from nkf.recipes.mesh import Mesh
 from nkf.weights import Kind, WeightsInfo
 
 WHOLE_SIZE = 128  # side in pixels at which pictures wait for their crops; FER-2013's and FairFace's are smaller
@@ -84,18 +83,21 @@ class LandmarkRecipe:
         start_from(model, self.config, self.train)
         return model.to(self.device)
 
+    def network(self, model: nn.Module) -> nn.Module:
+        return model
+
     def batch(self, rows: NDArray[np.int64], generator: Generator) -> LandmarkBatch:
         images, landmarks_px = self.train.batch(rows)
         index, size = torch.from_numpy(rows).to(self.device), self.config.crop_size
-        crops, target, matrices, mirrored = augment(
+        crops, target, _, mirrored = augment(
             images, landmarks_px, self.train_squares[index], size, self.config.augment, generator
         )
         crops = crops.contiguous(memory_format=torch.channels_last)
         if self.mesh is None:
             return LandmarkBatch(crops, target)
         vertices = torch.randperm(NUM_VERTICES, generator=generator, device=self.device)[:_VERTICES]
-        mesh_target = self.mesh.vertices_px(index, landmarks_px, vertices, matrices, mirrored)
-        return LandmarkBatch(crops, target, vertices, mesh_target)
+        mesh_px = self.mesh.in_crops(index, target, mirrored)[:, vertices]
+        return LandmarkBatch(crops, target, vertices, mesh_px)
 
     def loss(self, model: nn.Module, batch: LandmarkBatch) -> Tensor:
         target = batch.points_px
@@ -162,57 +164,3 @@ def landmark_loss(points_px: Tensor, spread_px: Tensor, target_px: Tensor, face_
     distance = (points_px - target_px).norm(dim=-1) / face_size  # (B, K)
     b = spread_px / face_size / 2
     return ((distance / b + 2 * b.log()) * b.detach().sqrt()).mean()
-
-
-class Mesh:
-    """The teacher's dense mesh of the training faces: coefficients of a linear basis, in a pack's metadata.
-
-    Args:
-        folder: holds ``mesh_pca_basis.npz`` (``mean`` (V, 3), ``basis`` (64, V, 3), in longer sides of the image) and
-            ``mesh_maps.json`` (``mesh_mirror``: partner of each vertex; ``landmark68_from_mesh``: the vertices whose
-            mean is a landmark).
-        packs: with the metadata ``mesh_pca`` (N, 64).
-        rows: of the training faces in each pack.
-        device: where they are needed.
-
-    Raises:
-        NkfError: when a file or a column is missing or of another form.
-    """
-
-    def __init__(self, folder: Path, packs: list[Pack], rows: list[NDArray[np.int64]], device: torch.device) -> None:
-        try:
-            with np.load(folder / "mesh_pca_basis.npz", allow_pickle=False) as archive:
-                mean, basis = archive["mean"][:, :2], archive["basis"][:, :, :2]
-            maps = json.loads((folder / "mesh_maps.json").read_text())
-            partner = np.array(maps["mesh_mirror"], np.int64)
-            single = [(k, v[0]) for k, v in enumerate(maps["landmark68_from_mesh"]) if len(v) == 1]
-            coefficients = np.concatenate(
-                [pack.column("mesh_pca")[part] for pack, part in zip(packs, rows, strict=True)]
-            )
-        except (OSError, KeyError, ValueError, NkfError) as error:
-            raise NkfError(f"{folder}: no usable mesh basis, or packs without mesh coefficients ({error})") from error
-        self.landmark, self.vertex = (torch.tensor(column, device=device) for column in zip(*single, strict=True))
-        self.partner = torch.from_numpy(partner).to(device)
-        self.coefficients = torch.from_numpy(coefficients.astype(np.float32)).to(device)
-        self.mean = torch.from_numpy(mean.astype(np.float32)).to(device)
-        self.basis = torch.from_numpy(basis.astype(np.float32)).to(device)
-
-    def vertices_px(
-        self, rows: Tensor, landmarks_px: Tensor, vertices: Tensor, matrices: Tensor, mirrored: Tensor
-    ) -> Tensor:
-        """Positions (B, len(vertices), 2) of some vertices in crops, pixels.
-
-        Args:
-            rows: (B,) of the training faces.
-            landmarks_px: (B, 68, 2) in the pictures that the crops were cut from, of side `WHOLE_SIZE`.
-            vertices: indices.
-            matrices: (B, 2, 3) from picture to crop.
-            mirrored: (B,) bool, which crops are mirror images.
-        """
-        asked = torch.where(mirrored[:, None], self.partner[vertices], vertices)  # (B, v)
-        mesh = self.mean + torch.einsum("bn,nvd->bvd", self.coefficients[rows], self.basis)  # (B, V, 2)
-        mesh = mesh * WHOLE_SIZE
-        # The mesh is in longer sides of the original picture; where it lies in the square one the landmarks tell.
-        offset = (landmarks_px[:, self.landmark] - mesh[:, self.vertex]).mean(dim=1, keepdim=True)
-        chosen = mesh.gather(1, asked[..., None].expand(-1, -1, 2)) + offset
-        return chosen @ matrices[:, :, :2].transpose(1, 2) + matrices[:, None, :, 2]

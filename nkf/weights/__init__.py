@@ -5,9 +5,9 @@ the sidecar. A run folder of the trainer holds ``best/model.safetensors`` with `
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nkf.errors import NkfError
 from nkf.files import file_sha256, replacing
@@ -16,14 +16,36 @@ WEIGHTS_FOLDER = Path(__file__).parent
 DEFAULT_MODEL = "mobile"
 DEFAULT_FAN = "fan"
 DEFAULT_DETECTOR = "face"
-Kind = Literal["fan", "nkf", "detector"]
+Kind = Literal["fan", "nkf", "detector", "backbone"]
 
-INPUTS: dict[Kind, tuple[str, ...]] = {"fan": ("crops",), "nkf": ("crops", "landmarks_px"), "detector": ("images",)}
+INPUTS: dict[Kind, tuple[str, ...]] = {
+    "fan": ("crops",),
+    "nkf": ("crops", "landmarks_px"),
+    "detector": ("images",),
+    "backbone": ("crops",),
+}
 OUTPUTS: dict[Kind, tuple[str, ...]] = {
     "fan": ("landmarks_px", "spread_px"),
     "nkf": ("probabilities",),
     "detector": ("scores", "boxes_px", "points_px"),
+    "backbone": ("features",),
 }
+
+
+class Calibration(BaseModel):
+    """What turns the logits of an expression network into probabilities: softmax(logits / temperature + biases).
+
+    A file of probabilities, the ONNX one, has it in its graph.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    temperature: float = Field(default=1.0, gt=0)
+    class_biases: tuple[float, ...] = Field(default=(), description="in the order of the classes; none: all zero")
+    min_confidence: float | None = Field(
+        default=None, ge=0, le=1, description="faces of at least this confidence reach figures['target_accuracy']"
+    )
+    figures: dict[str, Any] = Field(default_factory=dict, description="data, date, errors before and after")
 
 
 class WeightsInfo(BaseModel):
@@ -34,6 +56,7 @@ class WeightsInfo(BaseModel):
     The other kinds take ``crops``: (B, 3, S, S) float32 RGB in [0, 1] with S = `input_size`; mean and std are applied
     inside. ``fan`` gives ``landmarks_px``: (B, 68, 2) in pixels of the crop, and ``spread_px``: (B, 68), their expected
     distances to the truth. ``nkf`` takes the landmarks too, and gives ``probabilities``: (B, len(classes)).
+    ``backbone`` is no product, but what other networks start from: aligned crops to ``features``: (B, G).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -54,8 +77,16 @@ class WeightsInfo(BaseModel):
     parameters: int
     training: dict[str, Any] = Field(default_factory=dict, description="data, licences, starting weights, recipe")
     metrics: dict[str, Any] = Field(default_factory=dict, description="figures with command, date, machine, seed")
+    calibration: Calibration | None = Field(default=None, description="of an ``nkf``; None: softmax of the logits")
     sha256: dict[str, str] = Field(default_factory=dict, description="of the files beside this one, by name")
     nkf_version: str
+
+    @model_validator(mode="after")
+    def _a_bias_for_each_class(self) -> Self:
+        biases = self.calibration.class_biases if self.calibration else ()
+        if biases and len(biases) != len(self.classes):
+            raise ValueError(f"calibration: {len(biases)} class_biases for {len(self.classes)} classes")
+        return self
 
     def write(self, file: Path) -> None:
         """Write the sidecar as JSON."""

@@ -22,7 +22,9 @@ from nkf.models import create_model, load_model, save_model
 from nkf.models.nkf import NKF
 from nkf.protocols import PROTOCOLS, Protocol
 from nkf.recipes import create_recipe
-from nkf.recipes.expression import ExpressionRecipe, chosen_rows, shares_of_classes
+from nkf.recipes.expression import ExpressionRecipe
+from nkf.recipes.rows import chosen_rows
+from nkf.recipes.targets import shares_of_classes
 from nkf.weights import find_weights
 
 # The packs here are far smaller than the datasets; `test_counts_of_another_copy_are_a_warning` looks at what is said.

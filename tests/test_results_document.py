@@ -1,0 +1,173 @@
+"""The results page, from made-up numbers, and the one in the repository."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nkf.corruptions import CORRUPTIONS
+from nkf.metrics import wilson_interval
+from nkf.reliability import BINS
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ["neutral", "happiness"]
+
+
+def load_script() -> Any:
+    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+results = load_script()
+
+
+def score(right: int, n: int = 200, **more: Any) -> dict[str, Any]:
+    return {"n": n, "accuracy": right / n, "accuracy_ci95": list(wilson_interval(right, n)), **more}
+
+
+EVALUATION = score(170) | {
+    "accuracy_leakfree": 0.84, "accuracy_leakfree_ci95": [0.78, 0.88], "n_leakfree": 190, "mean_class_accuracy": 0.7,
+    "classes": CLASSES, "confusion": [[140, 10], [20, 30]], "rule": "majority", "split": "valid", "model": "mobile",
+    "seed": 4, "landmarks": "fan", "data": "ferplus", "ece": 0.0123, "date": "2026-11-22", "seconds": 81.0,
+}  # fmt: skip
+
+
+def damaged(right: int) -> dict[str, Any]:
+    return score(right, relative_drop=1 - right / 170, relative_drop_ci95=[0.01, 0.05])
+
+
+ROBUSTNESS = {
+    "model": "mobile", "data": "ferplus", "split": "valid", "rule": "majority", "landmarks": "fan", "seed": 0, "n": 200,
+    "date": "2026-11-22", "cpu": "a processor", "seconds": 900.0, "clean": score(170),
+    "units": {name: one.unit for name, one in CORRUPTIONS.items()},
+    "corruptions": {
+        name: [damaged(160 - 10 * number - severity) | {"amount": severity} for severity in range(1, 6)]
+        for number, name in enumerate(CORRUPTIONS)
+    },
+    "landmark_noise": {"n": 200, **{
+        name: [score(170 - int(100 * noise), noise=noise) for noise in (0.0, 0.1)] for name in ("features", "alignment")
+    }},
+}  # fmt: skip
+FIGURES = {"ece": 0.031, "ece_ci95": [0.02, 0.04], "ece_if_perfect": 0.009, "nll": 0.5, "brier": 0.2} | score(170)
+CALIBRATION = {
+    "model": "mobile", "data": "ferplus", "split": "valid", "rule": "majority", "landmarks": "fan", "n": 200,
+    "folds": 5,
+    "method": "temperature", "temperature": 1.234, "before": FIGURES, "after": FIGURES | {"ece": 0.011},
+    "target_accuracy": 0.95, "min_confidence": 0.61, "at_min_confidence": {
+        "coverage": 0.8, "coverage_ci95": [0.75, 0.85], "accuracy": 0.96, "accuracy_ci95": [0.91, 0.98],
+    },
+    "reliability": {when: [score(170, low=14 / BINS, confidence=0.97)] for when in ("before", "after")},
+    "curve": {
+        when: {name: [0.5, 1.0] for name in ("coverage", "accuracy", "confidence")} for when in ("before", "after")
+    },
+}  # fmt: skip
+LOOP = {"images_per_second": 300.0, "share_of_peak": 0.4}
+TRAINING = {
+    "date": "2026-11-22", "machine": "a processor", "threads": 2, "peak_conv_macs_per_second": 9e10,
+    "rows": {"tiny": {"crop": 64, "batch": 64, "nkf": LOOP, "plain": LOOP | {"images_per_second": 75.0}, "ratio": 4.0}},
+}  # fmt: skip
+COMPARISON = {
+    "repeats": 3, "images": 600, "difference": 0.05, "ci95": [0.04, 0.06], "run_ci95": [0.03, 0.07], "p": 1e-9,
+    "p_holm": 2e-9, "verdict": "better",
+}  # fmt: skip
+ROW = {
+    "row": "plain", "value": None, "repeats": ["seed-0", "seed-1", "seed-2"], "images": 600, "accuracy": 0.7,
+    "run_mean": 0.7,
+    "accuracy_ci95": [0.66, 0.74], "run_std": 0.01, "mean_class_recall": 0.5, "parameters": 220_000, "seconds": 180.0,
+    "comparison": None,
+}  # fmt: skip
+CURVE = {
+    "row": "plain", "runs": 3, "images": 600, "accuracy": [0.7, 0.6], "ci95": [[0.66, 0.74], [0.55, 0.65]],
+    "difference": [None, None], "run_ci95": [None, None],
+}  # fmt: skip
+BETTER = CURVE | {"row": "KF", "difference": [0.05, 0.01], "run_ci95": [[0.03, 0.07], [-0.01, 0.03]]}
+ABLATION = {
+    "date": "2026-11-22", "data": ["ferplus"], "machines": ["a processor"],
+    "base": {"network": {"backbone": "tiny"}, "crop_size": 64, "epochs": 2.0},
+    "protocol": {"train": ["train", "valid"], "test": "test", "folds": 5, "choose": "last", "rule": "majority"},
+    "repeats": [{"seed": seed, "fold": seed} for seed in range(3)],
+    "studies": {"parts": {
+        "title": "Parts", "reference": "plain", "axis": None,
+        "rows": [ROW, ROW | {"row": "KF", "comparison": COMPARISON}],
+        "noise": {"conditions": ["0", "0.1"], "rows": [CURVE, BETTER]}, "robustness": None,
+    }},
+}  # fmt: skip
+RESUME = {
+    "seed": 0, "steps": 176, "kills": [{"logged_step": 40, "checkpoint_step": 33}] * 5, "seconds": 300,
+    "equal": {"last weights": True, "best weights": True, "log": False},
+}  # fmt: skip
+DOCUMENTS = {
+    "evaluation-mobile": EVALUATION, "ablation-tiny": ABLATION, "robustness-mobile": ROBUSTNESS,
+    "calibration-mobile": CALIBRATION, "resume": RESUME, "training": TRAINING,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", results.COMMANDS)
+def test_a_missing_file_is_told_with_its_command(name: str) -> None:
+    others = {key: value for key, value in DOCUMENTS.items() if key != name}
+    assert f"not run yet: `{results.COMMANDS[name]}`" in results.page(others)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_where_numbers_come_from_is_told(name: str) -> None:
+    page = results.page({name: DOCUMENTS[name]})
+    assert f"<sub>`{results.COMMANDS[name]}`" in page
+    assert f"not run yet: `{results.COMMANDS[name]}`" not in page
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "| `mobile` | 200 | **85.00 %** (79.39–89.29) | 84.00 % (78.00–88.00) of 190 | 70.0 % | 1.23 % |",
+        "| happiness | 50 | 60.0 % | 46.2–72.4 |",
+        "ferplus valid, rule majority, landmarks of fan; seed 4; 81 s; 2026-11-22",
+        "| nkf `mobile` — *measured here* | **85.00** (79.39–89.29), valid | no data |",
+        "| NKF (So and Han, Sensors 2025) — *published* | 91.44 |",
+        "backbone `tiny`, crops of 64 px, 2 epochs, rule majority. Measured on the one of 5 folds of train + valid",
+        "| KF | 3 | 600 | 70.00 % (66.00–74.00) | 70.00 ± 1.00 | 50.0 % | +5.00 | +4.00 to +6.00 | +3.00 to +7.00 |",
+        "| < 0.0001 | < 0.0001 | better | 0.22 M | 180 |",
+        "- **KF** is better than plain: +5.00 points, +4.00 to +6.00 over 600 images, +3.00 to +7.00 over 3 runs.",
+        "- **KF** against plain, over 3 runs: +5.00 points at 0 (+3.00 to +7.00).",
+        "![Parts](results_ablation-tiny_parts_noise.png)",
+        "seeds 0, 1, 2; 0.3 h of training",
+        "is right on 85.00 % (79.39–89.29) of 200 images as they are",
+        "| rotation | 6.5 % (1.0 to 5.0) |",
+        "| 0.1 | 80.0 % (",
+        "temperature 1.234",
+        "| after | 1.10 % (2.00–4.00) | 0.90 % | 0.5000 | 0.2000 | 85.00 % (",
+        "From confidence 0.610 on, 80.0 % (75.0–85.0) of the faces are answered, and 96.0 % (91.0–98.0)",
+        "A run of 176 steps on one core, killed 5 times",
+        "Equal bit for bit: last weights, best weights. **Not equal: log.**",
+        "| tiny | 64 px, 64 | 300 (40 %) | 75 (40 %) | 4.00 |",
+    ],
+)
+def test_numbers_appear_with_their_intervals(text: str) -> None:
+    assert text in results.page(DOCUMENTS)
+
+
+def test_damage_is_ranked_by_what_it_costs() -> None:
+    (line,) = [line for line in results.page(DOCUMENTS).splitlines() if line.startswith("From what costs most")]
+    named = [line.index(name.replace("_", " ")) for name in CORRUPTIONS]
+    assert named == sorted(named, reverse=True)
+
+
+def test_the_pictures_of_the_page_are_drawn(tmp_path: Path) -> None:
+    drawn = results.draw(DOCUMENTS, tmp_path)
+    page = results.page(DOCUMENTS)
+    assert len(drawn) == page.count("![") == 6
+    for file in drawn:
+        assert f"]({file.name})" in page
+        assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_in_the_repository_is_what_the_command_makes_now() -> None:
+    documents = results.read(ROOT / "benchmarks" / "results")
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert page == results.page(documents), "give python benchmarks/results.py again"
+    shown = {part.partition(")")[0] for part in page.split("](")[1:] if part.partition(")")[0].endswith(".png")}
+    assert shown == {file.name for file in (ROOT / "docs").glob("results_*.png")}
