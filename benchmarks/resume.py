@@ -47,7 +47,7 @@ POLL_SECONDS = 0.02
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help=f"by default {SMALL} for a fifth of an epoch, with SAM, parts and mixing")
+    parser.add_argument("--config", type=Path, help=f"by default {SMALL}, a fifth of an epoch, with SAM, parts, mixing")
     parser.add_argument("--epochs", type=float, help="instead of the configuration's")
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")

@@ -180,9 +180,12 @@ def train(
     settings = override(load_config(config), set, data=data or None, pretrained=pretrained, name=name, seed=seed)
     run = out or Path("runs") / settings.name
     place = torch_device(device)  # without torch this says what to install
+    from nkf import distributed
     from nkf.train import train as run_training
 
     summary = run_training(settings, run, device=place, max_minutes=max_minutes, progress=track)
+    if not distributed.is_main():
+        return
     told = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in summary.items()}
     print(f"{run}:", ", ".join(f"{key} {value}" for key, value in told.items()))
     if not summary["finished"]:

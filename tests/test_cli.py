@@ -186,7 +186,7 @@ MISTAKES = [
     ("predict {in} --json {in}/a.jpg/b/c.json", "c.json: cannot be written (Not a directory)"),
     ("predcit a.jpg", "unknown command 'predcit'. Perhaps you meant 'predict'? The commands are: predict, "),
     ("--modle x", "unknown option '--modle'."),
-    ("models extra", "unrecognized options: extra"),
+    ("models extra more", "unrecognized options: more"),
 ]
 
 

@@ -89,7 +89,7 @@ def test_landmarks_are_looked_for_in_the_boxes(
         pack.add(Sample("b", "test", stream.getvalue(), label="happiness"))
     crops: list[Any] = []
     monkeypatch.setattr("nkf.evaluate.LandmarkFinder", Finder)
-    monkeypatch.setattr("nkf.evaluate.to_batch", lambda given: crops.extend(given) or to_batch(given))
+    monkeypatch.setattr("nkf.views.to_batch", lambda given: crops.extend(given) or to_batch(given))
     result = evaluate(tmp_path / "pack", "test", tmp_path, model=str(model_file), device="cpu")
     np.testing.assert_array_equal(asked[:2], boxes)
     assert asked[2:] == [None, "photo"]
