@@ -41,7 +41,7 @@ COMMANDS = {
     "ablation-mobile": "nkf ablate configs/cuda/ablation-mobile.yaml --out runs/ablation-mobile --device cuda",
     "ablation-base": "nkf ablate configs/cuda/ablation-base.yaml --out runs/ablation-base --device cuda",
     "robustness-mobile": "nkf robustness data/ferplus --model mobile --out results/robustness",
-    "colour-mobile": "nkf robustness data/fairface --colour --model mobile --out results/colour",
+    "colour-mobile": "nkf robustness data/fairface --colour --split train --model mobile --out results/colour",
     "calibration-mobile": "nkf calibrate data/ferplus --model mobile --out results/calibration",
     "resume": "python benchmarks/resume.py --json benchmarks/results/resume.json",
     "training": "python benchmarks/training.py data/ferplus --json benchmarks/results/training.json",
@@ -90,7 +90,8 @@ def made(name: str, document: Document, *facts: str) -> str:
     told = [f"`{document.get('command', COMMANDS[name])}`", *facts]
     if document.get("seed") is not None:
         told.append(f"seed {document['seed']}")
-    told += [str(document[key]) for key in ("machine", "cpu") if document.get(key)]
+    if document.get("machine"):
+        told.append(document["machine"])
     if document.get("seconds"):
         told.append(f"{document['seconds']:.0f} s")
     if document.get("date"):
@@ -127,7 +128,7 @@ def _accuracy_row(of: Document) -> list[str]:
 def _recalls(of: Document) -> str:
     """By class, with the interval that so few images leave."""
     rows = []
-    for label, counts, name in zip(range(len(of["classes"])), of["confusion"], of["classes"], strict=True):
+    for label, (name, counts) in enumerate(zip(of["classes"], of["confusion"], strict=True)):
         total = sum(counts)
         ends = interval(wilson_interval(counts[label], total), 1) if total else ""
         rows.append([name, f"{total:,}", percent(counts[label] / total, 1) if total else "", ends])
@@ -307,7 +308,8 @@ def throughput_section(documents: Documents) -> str:
     header = ["network", "crop, batch", "nkf, images/s (share of peak)", "plain loop", "times faster"]
     peak = of["peak_conv_macs_per_second"] / 1e9
     lead = f"The peak, of the best dense convolution of this machine, is {peak:.0f} billion multiply-adds a second."
-    return "\n\n".join([title, lead, table(header, rows), made(name, of, f"{of['threads']} threads")])
+    threads = f"{of['threads']} thread{'s' * (of['threads'] != 1)}"
+    return "\n\n".join([title, lead, table(header, rows), made(name, of, threads)])
 
 
 def resume_section(documents: Documents) -> str:

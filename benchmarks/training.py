@@ -2,17 +2,19 @@
 
     python benchmarks/training.py data/ferplus --json benchmarks/results/training.json
 
-nkf: batches out of the cache of crops, augmented as a batch, the network in channels-last order. Plain: each image is
-decoded, aligned and augmented on its own, stacked, and goes through the same network in torch's default order, with
-torch's own PReLU. Both take the same images, losses and optimiser, by turns in one run. The peak is what torch's best
-dense convolution reaches here; a training step counts as three times the multiply-adds of the forward pass (six with
-SAM), whatever it does besides.
+nkf: `nkf.train.train_step`, with batches out of the cache of crops, augmented as a batch, the network in channels-last
+order, the guard against broken steps and the weight average. Plain: each image is decoded, aligned and augmented on its
+own, stacked, and goes through the same network in torch's default order, with torch's own PReLU, and nothing besides.
+Both take the same images, targets, loss and kind of optimiser, by turns in one run. The peak is what torch's best dense
+convolution reaches here; a training step counts as three times the multiply-adds of the forward pass (six with SAM),
+whatever it does besides.
 """
 
 import argparse
 import datetime
 import json
-import platform
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,18 @@ import torch
 import torch.nn.functional as F
 from timing import by_turns, count_macs, seconds
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from nkf.config import AugmentConfig, TrainConfig
+from nkf.files import replacing
 from nkf.geometry import MEAN_SHAPE
 from nkf.images import align
+from nkf.machine import machine
 from nkf.models.layers import PReLU
-from nkf.optim import make_optimizer
+from nkf.optim import make_optimizer, moving_average
 from nkf.preprocess import augment, to_float
 from nkf.recipes.expression import ExpressionRecipe
+from nkf.train import Objective, State, batch_rows, train_step
 
 SIZES = {"tiny": (64, 64), "mobile": (112, 32), "base": (112, 32)}  # crop, batch
 
@@ -48,38 +54,28 @@ def peak_conv_macs_per_second(runs: int = 30) -> float:
 
 
 class OwnLoop:
-    """A step as `nkf.train` does it: batched augmentation out of the cache."""
+    """A step as `nkf.train` takes it."""
 
-    def __init__(self, recipe: ExpressionRecipe, batch_size: int) -> None:
+    def __init__(self, recipe: ExpressionRecipe) -> None:
         self.recipe = recipe
-        self.model = recipe.create().to(memory_format=torch.channels_last).train()
-        self.optimizer = make_optimizer(recipe.config, self.model)
-        self.rows = np.random.default_rng(0).permutation(recipe.num_train)
-        self.batch_size = batch_size
+        config = recipe.config
+        model = recipe.create().to(memory_format=torch.channels_last).train()
+        average = AveragedModel(model, multi_avg_fn=moving_average(config.ema_decay), use_buffers=True)
+        self.state = State(model, average, make_optimizer(config, model), Objective(recipe, model))
 
     def __call__(self) -> None:
-        rows, self.rows = self.rows[: self.batch_size], np.roll(self.rows, -self.batch_size)
-        batch = self.recipe.batch(rows, torch.Generator().manual_seed(0))
-
-        def closure() -> float:
-            self.model.zero_grad()
-            loss = self.recipe.loss(self.model, batch)
-            loss.backward()
-            return loss.item()
-
-        self.optimizer.step(closure)
+        train_step(self.recipe, self.state)
 
 
 class PlainLoop:
     """A step as one would write it first: image by image."""
 
-    def __init__(self, recipe: ExpressionRecipe, batch_size: int) -> None:
+    def __init__(self, recipe: ExpressionRecipe) -> None:
         self.recipe = recipe
         self.model = with_plain_prelu(recipe.create()).train()
         config = recipe.config
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=config.weight_decay)
-        self.rows = np.random.default_rng(0).permutation(recipe.pack.rows("train"))
-        self.batch_size = batch_size
+        self.step = 0
 
     def example(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
         size = self.recipe.config.crop_size
@@ -94,18 +90,20 @@ class PlainLoop:
         return crops[0], moved[0]
 
     def __call__(self) -> None:
-        rows, self.rows = self.rows[: self.batch_size], np.roll(self.rows, -self.batch_size)
+        places = batch_rows(self.recipe, self.step)
+        self.step += 1
+        rows = self.recipe.parts[0].rows[places]
         crops, landmarks = (torch.stack(part) for part in zip(*map(self.example, rows), strict=True))
-        labels = torch.from_numpy(np.maximum(self.recipe.labels[rows], 0))
-        loss = self.gradient(crops, landmarks, labels)
+        targets = self.recipe.targets[torch.from_numpy(places)]
+        loss = self.gradient(crops, landmarks, targets)
         if self.recipe.config.sam_rho:
-            self.ascend_and_return(crops, landmarks, labels)
+            self.ascend_and_return(crops, landmarks, targets)
         assert torch.isfinite(loss)
         self.optimizer.step()
 
-    def gradient(self, crops: torch.Tensor, landmarks: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def gradient(self, crops: torch.Tensor, landmarks: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.model(crops, landmarks), labels)
+        loss = F.cross_entropy(self.model(crops, landmarks), targets)
         loss.backward()
         return loss.detach()
 
@@ -144,14 +142,14 @@ def measure(data: Path, backbone: str, sam_rho: float, runs: int, peak: float) -
     """Images a second of both loops, and the share of the peak."""
     crop, batch = SIZES[backbone]
     recipe = ExpressionRecipe(configuration(data, backbone, sam_rho), torch.device("cpu"))
-    loops: dict[str, Callable[[], Any]] = {"nkf": OwnLoop(recipe, batch), "plain": PlainLoop(recipe, batch)}
+    loops: dict[str, Callable[[], Any]] = {"nkf": OwnLoop(recipe), "plain": PlainLoop(recipe)}
     times = by_turns(loops, runs)
     landmarks = torch.from_numpy(MEAN_SHAPE[None].astype(np.float32)) * crop
     macs = count_macs(recipe.create().eval(), torch.rand(1, 3, crop, crop), landmarks)
     row: dict[str, Any] = {"crop": crop, "batch": batch, "sam_rho": sam_rho, "forward_macs": macs}
-    for name, time in times.items():
-        rate = 1000 * batch / time["median_ms"]
-        row[name] = {"images_per_second": rate, "share_of_peak": rate * macs * (6 if sam_rho else 3) / peak, **time}
+    for name, took in times.items():
+        rate = 1000 * batch / took["median_ms"]
+        row[name] = {"images_per_second": rate, "share_of_peak": rate * macs * (6 if sam_rho else 3) / peak, **took}
     row["ratio"] = times["plain"]["median_ms"] / times["nkf"]["median_ms"]
     return row
 
@@ -165,10 +163,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    peak = peak_conv_macs_per_second()
+    begun, peak = time.monotonic(), peak_conv_macs_per_second()
     result: dict[str, Any] = {
-        "schema": 1, "date": datetime.date.today().isoformat(), "machine": platform.processor() or platform.machine(),
-        "threads": options.threads, "torch": torch.__version__, "peak_conv_macs_per_second": peak, "rows": {},
+        "schema": 1, "date": datetime.date.today().isoformat(), "machine": machine(),
+        "command": " ".join(["python", "benchmarks/training.py", *sys.argv[1:]]), "threads": options.threads,
+        "torch": torch.__version__, "peak_conv_macs_per_second": peak, "rows": {},
     }  # fmt: skip
     for backbone in options.backbones:
         for rho in (0.0, 0.05):
@@ -179,7 +178,9 @@ def main() -> None:
             print(f"({own['share_of_peak']:.0%} of the peak), plain {plain['images_per_second']:.0f}", end=" ")
             print(f"({plain['share_of_peak']:.0%}), {row['ratio']:.2f} times", flush=True)
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        result["seconds"] = round(time.monotonic() - begun)
+        with replacing(options.json) as partial:
+            partial.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

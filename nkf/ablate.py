@@ -16,10 +16,12 @@ import json
 import math
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -63,7 +65,7 @@ class Study(StrictModel):
 
     title: str
     rows: tuple[str, ...] = Field(min_length=2)
-    reference: str = Field(description="row that the others are tested against")
+    reference: str = Field(description="one of the rows, that the others are tested against")
 
 
 class Grid(StrictModel):
@@ -85,6 +87,9 @@ class Grid(StrictModel):
         for row in self.rows:
             if (other := folders.setdefault(folder_name(row), row)) != row or not folder_name(row):
                 raise ValueError(f"rows: {row!r} and {other!r} would share the folder {folder_name(row)!r}; rename one")
+            if given := {"name", "seed"} & self.rows[row].keys():
+                what = " and ".join(sorted(given))
+                raise ValueError(f"rows: {row!r} sets {what}, which its name and the repeat tell")
         for name in self.studies:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                 raise ValueError(f"studies: {name!r} names a file; use letters, digits, - and _")
@@ -93,21 +98,26 @@ class Grid(StrictModel):
     @model_validator(mode="after")
     def _known_rows(self) -> Self:
         for name, study in self.studies.items():
-            for row in (*study.rows, study.reference):
+            for row in study.rows:
                 if row not in self.rows:
                     raise ValueError(f"studies: {name}: no row {row!r}; there are {', '.join(self.rows)}")
+            if study.reference not in study.rows:
+                raise ValueError(f"studies: {name}: the reference {study.reference!r} is none of its rows")
         return self
 
     def config(self, row: str, repeat: Repeat) -> TrainConfig:
         """Complete configuration of one run.
 
         Raises:
-            NkfError: when a field of the row is unknown or out of range.
+            NkfError: when a field of the row is unknown or out of range, or the task is not to tell expressions.
         """
         content = merged(self.base, self.rows[row]) | {"name": folder_name(row), "seed": repeat.seed}
         if repeat.fold is not None:
             content = merged(content, {"protocol": {"fold": repeat.fold}})
-        return validated(content, f"row {row}")
+        config = validated(content, f"row {row}")
+        if config.task != "expression":
+            raise NkfError(f"row {row}: task {config.task}; an ablation is of expression networks")
+        return config
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +177,9 @@ class Measured:
             NkfError: when it is no such file.
         """
         try:
-            with np.load(file, allow_pickle=False) as content:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 return cls(content["rows"], content["labels"], content["probabilities"])
-        except (OSError, KeyError, ValueError, EOFError) as error:
+        except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
             raise NkfError(f"{file}: not what an ablation measured ({error}); remove it to measure again") from error
 
 
@@ -224,12 +234,16 @@ def ablate(
         Each run when it is finished, those of earlier calls too.
 
     Raises:
-        NkfError: when the folder belongs to another grid, or data are unusable.
+        NkfError: when the folder belongs to another grid, data are unusable, or a training diverges.
     """
     deadline = time.monotonic() + 60 * max_minutes
     _claim(grid, out)
     for run in grid_runs(grid, out, studies):
-        if _finish(run, grid, device, deadline, progress):
+        try:
+            finished = _finish(run, grid, device, deadline, progress)
+        except NkfError as error:
+            raise NkfError(f"row {run.row!r}, {run.repeat.name}: {error}") from error
+        if finished:
             yield run
 
 
@@ -243,15 +257,20 @@ def _finish(run: Run, grid: Grid, device: str, deadline: float, progress: Progre
         if not summary["finished"]:
             return False
         measure(run, device).write(run.measured)
-    if grid.noises and not run.noise.exists():
+    if not _holds(run.noise, [f"{noise:g}" for noise in grid.noises]):
         if time.monotonic() > deadline:
             return False
         write_damage(run.noise, measure_noise(run, grid.noises, device), device)
-    if grid.robustness and not run.robustness.exists():
+    if grid.robustness and not _holds(run.robustness, ["clean", *CORRUPTIONS]):
         if time.monotonic() > deadline:
             return False
         write_damage(run.robustness, measure_robustness(run, device), device)
     return True
+
+
+def _holds(file: Path, conditions: Sequence[str]) -> bool:
+    """Whether all conditions were measured; more may be asked for than when the file was written."""
+    return not conditions or (file.exists() and read_damage(file)["accuracy"].keys() >= set(conditions))
 
 
 def measure(run: Run, device: str = "cpu") -> Measured:

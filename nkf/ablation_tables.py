@@ -106,8 +106,8 @@ def analyse(grid: Grid, out: Path) -> dict[str, Any]:
 
     Args:
         grid: what was run.
-        out: folder of `nkf.ablate.ablate`; gets ``ablation.json``, ``tables.md``, a STUDY.png for each study, and
-            STUDY-noise.png where landmark noise was measured.
+        out: folder of `nkf.ablate.ablate`; gets ``ablation.json``, ``tables.md``, a STUDY.png for each study that has
+            a run, and STUDY-noise.png where landmark noise was measured.
 
     Returns:
         What ``ablation.json`` holds.
@@ -136,7 +136,7 @@ def analyse(grid: Grid, out: Path) -> dict[str, Any]:
             for name, study in grid.studies.items()
         },
     }
-    document = json.loads(json.dumps(document, default=str, allow_nan=False))  # the same as when it is read again
+    document = json.loads(json.dumps(document, allow_nan=False))  # the same as when it is read again
     _write(document, out)
     return document
 
@@ -251,13 +251,10 @@ def with_verdicts(comparisons: Sequence[Comparison]) -> list[Comparison]:
 def _verdict(one: Comparison, p_holm: float) -> Verdict:
     if one.repeats < FEWEST_RUNS or one.run_ci95 is None:
         return "too few runs"
-    if p_holm >= LEVEL or not (_excludes_zero(one.ci95) and _excludes_zero(one.run_ci95)):
-        return "no difference shown"
-    return "better" if one.difference > 0 else "worse"
-
-
-def _excludes_zero(interval: Interval) -> bool:
-    return interval[0] > 0 or interval[1] < 0
+    (low, high), (run_low, run_high) = one.ci95, one.run_ci95
+    if p_holm < LEVEL and min(low, run_low) > 0:
+        return "better"
+    return "worse" if p_holm < LEVEL and max(high, run_high) < 0 else "no difference shown"
 
 
 def training_costs(runs: Sequence[Path]) -> Costs:
@@ -270,8 +267,12 @@ def training_costs(runs: Sequence[Path]) -> Costs:
 
 def training_seconds(folder: Path) -> float | None:
     """What a run's training took, without pauses: median time of a step times the steps, from its log."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    marks = {int(line["step"]): float(line["time"]) for line in reversed(lines)}  # of two lines of a step the first
+    file = folder / "log.jsonl"
+    try:
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        marks = {int(line["step"]): float(line["time"]) for line in reversed(lines)}  # of two lines of a step the first
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise NkfError(f"{file}: no log of a training run ({error}); remove the folder to run it again") from error
     steps, times = np.array(sorted(marks)), np.array([marks[step] for step in sorted(marks)])
     if len(steps) < 2:
         return None
@@ -283,7 +284,8 @@ def damage_document(study: Study, runs: Sequence[Run], results: Results) -> dict
 
     Returns:
         ``noise`` and ``robustness``, each None or ``conditions`` with ``rows``: `row`, `runs`, `images`, and for each
-        condition ``accuracy``, ``ci95``, and ``difference`` to the reference with ``run_ci95``, over repeats.
+        condition ``accuracy``, ``ci95``, and ``difference`` to the reference with ``run_ci95``, over the `compared`
+        repeats that both have.
     """
     document = {}
     for name, there in damage_files(runs).items():
@@ -328,12 +330,11 @@ def _curve(
     sizes = np.array([len(counted[repeat].rows) for repeat in repeats])
     images = len(np.unique(np.concatenate([counted[repeat].rows for repeat in repeats])))
     accuracy = [float(np.average([share[name] for share in repeats.values()], weights=sizes)) for name in conditions]
-    gains = {
-        name: [repeats[one][name] - references[one][name] for one in repeats if one in references]
-        for name in conditions
-    }
+    shared = [one for one in repeats if one in references]
+    gains = {name: [repeats[one][name] - references[one][name] for one in shared] for name in conditions}
     return {
         "runs": len(repeats),
+        "compared": len(shared),
         "images": images,
         "accuracy": accuracy,
         "ci95": [wilson_interval(share * images, images) for share in accuracy],
@@ -349,8 +350,9 @@ def _write(document: dict[str, Any], out: Path) -> None:
     with replacing(out / "tables.md") as partial:
         partial.write_text(tables_markdown(document))
     for name, study in document["studies"].items():
-        with replacing(out / f"{name}.png") as partial:
-            draw_study(study, partial)
+        if any(row["repeats"] for row in study["rows"]):
+            with replacing(out / f"{name}.png") as partial:
+                draw_study(study, partial)
         if study["noise"]:
             with replacing(out / f"{name}-noise.png") as partial:
                 draw_noise(study["noise"], partial)

@@ -7,11 +7,13 @@ HOW_TO_READ = """\
 *Accuracy* is of all answers of the finished runs pooled; its 95 % interval (Wilson) is about other images, not about
 other runs. *Runs* gives mean and standard deviation of the runs' accuracies. *Difference* is to the reference row, in
 points, on the same images, in the repeats that both have; first its interval over images (from the discordant answers,
-for these trained networks), then over runs (Student's t, one difference for each repeat). *p* is McNemar's exact test,
-*Holm* the same adjusted for the rows of the table. A row is called better or worse only if both intervals exclude zero,
+for these trained networks), then over runs (Student's t, one difference for each repeat). *p* is McNemar's exact test
+or, where several repeats measured the same images, an exact sign test of which row is right on an image more often;
+*Holm* is p adjusted for the rows of the table. A row is called better or worse only if both intervals exclude zero,
 Holm's p is below 0.05, and there are at least three repeats. Folds share most of their training images, so that the
-interval over runs is somewhat too narrow. Under the tables of noise and damage the conditions are named in which the
-interval over runs excludes zero; these intervals are not adjusted for being many."""
+interval over runs is somewhat too narrow. *s / run* is the median time of training; on a machine that does other work
+too it says little. Under the tables of noise and damage the conditions are named in which the interval over runs
+excludes zero; these intervals are not adjusted for being many."""
 FEWEST_RUNS = 3
 
 
@@ -78,8 +80,9 @@ def study_table(study: Mapping[str, Any]) -> str:
     field = (study["axis"] or "").rpartition(".")[2]
     rows = [_row(row, study["reference"]) for row in study["rows"]]
     if field:
-        names = [f"{row['row']} ({field} {row['value']:g})" for row in study["rows"]]
-        rows = [[name, *cells[1:]] for name, cells in zip(names, rows, strict=True)]
+        for row, cells in zip(study["rows"], rows, strict=True):
+            value = f"{field} {row['value']:g}"
+            cells[0] = value if cells[0] == value else f"{cells[0]} ({value})"
     return table(header, rows)
 
 
@@ -139,7 +142,7 @@ def damage_words(study: Mapping[str, Any], curves: Mapping[str, Any]) -> str:
     """Where a row is better or worse than the reference: the interval over runs, not adjusted, excludes zero."""
     lines = []
     for row in curves["rows"]:
-        if row["row"] == study["reference"] or row["runs"] < FEWEST_RUNS:
+        if row["compared"] < FEWEST_RUNS:  # as of the reference itself
             continue
         shown = [
             f"{points(difference)} points at {condition} ({between(ends)})"
@@ -149,5 +152,5 @@ def damage_words(study: Mapping[str, Any], curves: Mapping[str, Any]) -> str:
             if ends and (ends[0] > 0 or ends[1] < 0)
         ]
         told = "; ".join(shown) or "no difference shown"
-        lines.append(f"- **{row['row']}** against {study['reference']}, over {row['runs']} runs: {told}.")
+        lines.append(f"- **{row['row']}** against {study['reference']}, over {row['compared']} runs: {told}.")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ probabilities will do.
 """
 
 import json
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,8 @@ from nkf.data.splitting import folds
 from nkf.errors import NkfError
 from nkf.evaluate import LandmarkSource, Scored, check_can_write, score, without_copy_in_train
 from nkf.files import replacing
-from nkf.metrics import Labels, mean_class_accuracy, wilson_interval
+from nkf.machine import machine
+from nkf.metrics import Labels, accuracy_figures, mean_class_accuracy, wilson_interval
 from nkf.progress import Progress, no_progress
 from nkf.reliability import (
     BINS,
@@ -147,13 +149,14 @@ def cross_fit(logits: Floats, labels: Labels, parts: NDArray[np.integer], method
 def figures(probabilities: Floats, labels: Labels, groups: Groups) -> dict[str, Any]:
     """What there is to say of probabilities (N, C): accuracy, calibration errors, likelihood."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    low, high = bootstrap_interval(lambda w: expected_calibration_error(confidence, right, weights=w), groups)
+    bins = confidence_bins(confidence)
+    low, high = bootstrap_interval(lambda w: expected_calibration_error(confidence, right, bins, w), groups)
     return {
         "accuracy": float(right.mean()),
         "accuracy_ci95": wilson_interval(int(right.sum()), len(right)),
         "mean_class_accuracy": mean_class_accuracy(labels, probabilities.argmax(axis=1), probabilities.shape[1]),
         "mean_confidence": float(confidence.mean()),
-        "ece": expected_calibration_error(confidence, right),
+        "ece": expected_calibration_error(confidence, right, bins),
         "ece_ci95": (max(0.0, low), max(0.0, high)),
         "ece_equal_mass": expected_calibration_error(confidence, right, confidence_bins(confidence, equal_mass=True)),
         "ece_if_perfect": error_of_perfect(confidence),
@@ -237,6 +240,7 @@ def judge(
         "n": len(labels),
         "groups": len(np.unique(groups)),
         "folds": FOLDS,
+        "seed": SEED,
         "method": chosen,
         "temperature": parameters.temperature,
         "class_biases": parameters.class_biases,
@@ -259,10 +263,8 @@ def _bins(probabilities: Floats, labels: Labels) -> list[dict[str, Any]]:
     return [
         {
             "low": number / BINS,
-            "n": int((bins == number).sum()),
             "confidence": float(confidence[bins == number].mean()),
-            "accuracy": float(right[bins == number].mean()),
-            "accuracy_ci95": wilson_interval(int(right[bins == number].sum()), int((bins == number).sum())),
+            **accuracy_figures(right[bins == number]),
         }
         for number in np.unique(bins).tolist()
     ]
@@ -313,6 +315,7 @@ def calibrate(
     Raises:
         NkfError: when pack or model are unusable, or there are too few labelled images.
     """
+    start = time.monotonic()
     check_can_write(out)
     if not 0 < target_accuracy < 1:
         raise NkfError(f"target accuracy {target_accuracy:g}: expected a share between 0 and 1, such as 0.95")
@@ -333,6 +336,8 @@ def calibrate(
         "copies_left_out": int((~chosen).sum()),
         "classes": scored.info.classes,
         "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(device),
+        "seconds": round(time.monotonic() - start, 1),
         **result,
     }
     _write(document, out, scored)

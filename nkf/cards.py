@@ -209,8 +209,9 @@ def _figures(metrics: Mapping[str, Any]) -> str:
         where = title
         if title == "validation_in_training":
             where = f"What chose the checkpoint, in training (epoch {_value('', entry.get('epoch', '?'))})"
-        elif isinstance(entry.get("landmarks"), str):
+        if isinstance(entry.get("landmarks"), str):
             where += f", landmarks of {entry['landmarks']}"
+        where += "".join(f", {entry[key]}" for key in ("date", "machine") if entry.get(key))
         rows = [
             _figure(key, entry) for key in entry if key not in _NOT_FIGURES and isinstance(entry[key], (int, float))
         ]

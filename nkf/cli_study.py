@@ -8,6 +8,7 @@ import tyro
 from nkf.commandline import CommandTable
 from nkf.errors import NkfError
 from nkf.progress import track
+from nkf.report import require_matplotlib
 from nkf.runtime import Device, torch_device
 from nkf.weights import DEFAULT_MODEL
 
@@ -52,6 +53,7 @@ def ablate(
         max_minutes: stop after so long, and make the tables of what is there; 0 makes the tables alone
         device: where to train; auto takes CUDA if it is available
     """
+    require_matplotlib()  # before hours of training, not after
     place = torch_device(device)  # without torch this says what to install
     from nkf.ablate import Measured, grid_runs, load_grid
     from nkf.ablate import ablate as run_grid

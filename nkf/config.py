@@ -16,9 +16,19 @@ Model = TypeVar("Model", bound=BaseModel)
 
 # Fields that other tasks would not heed.
 _ONLY_FOR: dict[str, tuple[str, ...]] = {
+    "backgrounds": ("detection",),
+    "scenes": ("detection",),
+    "plain_scenes": ("detection",),
+    "pretrained": ("expression", "landmarks", "contrastive"),
     "start_backbone": ("expression", "landmarks", "contrastive"),
     "mesh": ("expression", "landmarks"),
+    "mesh_weight": ("expression", "landmarks"),
+    "contrastive_temperature": ("contrastive",),
+    "protocol": ("expression",),
+    "targets": ("expression",),
+    "label_smoothing": ("expression",),
     "soft_labels": ("expression",),
+    "soft_weight": ("expression",),
     "unlabelled": ("expression",),
     "mix": ("expression",),
 }
@@ -40,10 +50,10 @@ class AugmentConfig(StrictModel):
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a mirror image")
     brightness: float = Field(default=0.3, ge=0, lt=1, description="gain, uniform in 1 ± this")
     contrast: float = Field(default=0.3, ge=0, lt=1, description="contrast about the mean, uniform in 1 ± this")
-    gamma: float = Field(default=0.0, ge=0, description="exponent 2^u, u uniform in ± this: darkness and glare")
+    gamma: float = Field(default=0.0, ge=0, le=10, description="exponent 2^u, u uniform in ± this: darkness and glare")
     color_cast: float = Field(default=0.0, ge=0, lt=1, description="gain of each channel, uniform in 1 ± this")
     grey: float = Field(default=0.0, ge=0, le=1, description="probability of dropping the colour")
-    noise: float = Field(default=0.0, ge=0, description="largest standard deviation of pixel noise, of [0, 1]")
+    noise: float = Field(default=0.0, ge=0, le=1, description="largest standard deviation of pixel noise, of [0, 1]")
     blur: float = Field(default=0.0, ge=0, le=1, description="probability of a Gaussian blur, σ up to 4 % of the side")
     motion_blur: float = Field(default=0.0, ge=0, le=1, description="probability of a blur along one direction")
     jpeg: float = Field(default=0.0, ge=0, le=1, description="probability of JPEG artefacts")
@@ -59,8 +69,8 @@ class MixConfig(StrictModel):
     """Mixing two faces and their targets; aligned faces, so that landmarks may be mixed with them."""
 
     probability: float = Field(default=0.0, ge=0, le=1, description="share of batches that are mixed")
-    mixup: float = Field(default=0.2, ge=0, description="α of the blend's Beta(α, α) share; 0: never blended")
-    cutmix: float = Field(default=0.0, ge=0, description="α of the pasted rectangle's share; 0: never pasted")
+    mixup: float = Field(default=0.2, ge=0, le=100, description="α of the blend's Beta(α, α) share; 0: never blended")
+    cutmix: float = Field(default=0.0, ge=0, le=100, description="α of the pasted rectangle's share; 0: never pasted")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -87,13 +97,17 @@ class NetworkConfig(StrictModel):
     sources: Literal["backbone", "fan", "both"] = Field(
         default="backbone", description="networks whose maps are read: the backbone, the frozen face alignment network"
     )
-    keypoint_channels: int = Field(default=256, gt=0, description="channels of the keypoint features")
+    keypoint_channels: int = Field(default=256, ge=8, description="channels of the keypoint features")
     attention: Literal["none", "channel", "spatial"] = Field(default="channel", description="form of RKFA")
     representative: Literal["nasal_base", "nose_tip", "mean", "learned"] = Field(
         default="nasal_base", description="keypoint feature that drives the attention"
     )
-    sigma: float = Field(default=0.05, ge=0, description="landmark perturbation over the distance of the eye centres")
-    common_sigma: float = Field(default=0.0, ge=0, description="the same, of one shift common to a face's landmarks")
+    sigma: float = Field(
+        default=0.05, ge=0, le=10, description="landmark perturbation over the distance of the eye centres"
+    )
+    common_sigma: float = Field(
+        default=0.0, ge=0, le=10, description="the same, of one shift common to a face's landmarks"
+    )
     dropout: float = Field(default=0.3, ge=0, lt=1, description="probability before the classifier")
 
 
@@ -112,13 +126,13 @@ class TrainConfig(StrictModel):
         default=None, description="NAME, run or file of any network, whose backbone the backbone starts from"
     )
     mesh: Path | None = Field(default=None, description="folder of the teacher's mesh basis: adds the mesh as a target")
-    mesh_weight: float = Field(default=0.5, ge=0, description="expression: of the mesh's loss beside the targets'")
+    mesh_weight: float = Field(default=0.5, ge=0, le=1000, description="of the mesh's loss beside the other")
     contrastive_temperature: float = Field(
-        default=0.2, gt=0, description="contrastive: by which similarities of faces are divided"
+        default=0.2, ge=0.01, le=100, description="contrastive: by which similarities of faces are divided"
     )
     frozen: tuple[str, ...] = Field(default=(), description="parts of the network that keep their starting weights")
     start: str | None = Field(default=None, description="NAME, run or file whose weights the network starts from")
-    crop_size: int = Field(default=112, ge=32, multiple_of=16, description="side of the crop in pixels")
+    crop_size: int = Field(default=112, ge=32, le=1024, multiple_of=16, description="side of the crop in pixels")
     protocol: Protocol = Field(
         default=PROTOCOLS[DEFAULT_PROTOCOL],
         description="expression: a name of nkf.protocols.PROTOCOLS, or its fields that differ, with the name",
@@ -128,23 +142,25 @@ class TrainConfig(StrictModel):
     soft_labels: Path | None = Field(default=None, description="expression: file of 'nkf soft-labels' for the pack")
     soft_weight: float = Field(default=0.5, ge=0, le=1, description="share of the soft labels in the targets")
     unlabelled: tuple[Unlabelled, ...] = Field(default=(), description="expression: faces with a teacher's answers")
-    epochs: float = Field(default=3.0, gt=0, description="passes over the training images")
+    epochs: float = Field(default=3.0, gt=0, le=100_000, description="passes over the training images")
     batch_size: int = Field(default=64, gt=1, description="images in one step, of all processes together")
     accumulate: int = Field(default=1, ge=1, description="parts of a step's batch that are computed one by one")
     optimizer: Literal["adamw", "adam"] = Field(default="adamw", description="Adam adds the decay to the gradient")
-    sam_rho: float = Field(default=0.0, ge=0, description="radius of sharpness-aware minimisation; 0: plain steps")
-    learning_rate: float = Field(default=1e-3, gt=0, description="peak, reached after warm-up")
+    sam_rho: float = Field(
+        default=0.0, ge=0, le=100, description="radius of sharpness-aware minimisation; 0: plain steps"
+    )
+    learning_rate: float = Field(default=1e-3, gt=0, le=100, description="peak, reached after warm-up")
     schedule: Literal["cosine", "exponential", "constant"] = Field(
         default="cosine", description="after warm-up: half a cosine to zero, `decay` an epoch, or none"
     )
     decay: float = Field(default=0.98, gt=0, le=1, description="exponential: factor an epoch")
-    weight_decay: float = Field(default=0.05, ge=0, description="of matrices and convolutions only")
+    weight_decay: float = Field(default=0.05, ge=0, le=100, description="of matrices and convolutions only")
     warmup_steps: int = Field(default=100, ge=0, description="steps in which the learning rate rises")
-    clip_norm: float = Field(default=5.0, gt=0, description="largest norm of the gradient")
+    clip_norm: float = Field(default=5.0, gt=0, le=1e6, description="largest norm of the gradient")
     ema_decay: float = Field(default=0.995, ge=0, lt=1, description="of the weight average that is evaluated and kept")
     bf16: bool = Field(default=False, description="autocast to bfloat16")
     evaluations: int = Field(default=8, ge=1, description="number of validations, spread over the run")
-    seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of weights, order, augmentation and dropout")
     augment: AugmentConfig = AugmentConfig()
     mix: MixConfig = MixConfig()
 
@@ -266,11 +282,13 @@ def validated(content: Any, source: str, model: type[BaseModel] = TrainConfig) -
         return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "all of it"
+        where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise NkfError(f"{source}: unknown key {where!r}.{_perhaps(model, first['loc'])}") from error
         reason = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
-        raise NkfError(f"{source}: {where}: {reason}, got {first['input']!r:.60}") from error
+        if first["type"] == "value_error" and not where:  # about several fields, which the reason names
+            raise NkfError(f"{source}: {reason}") from error
+        raise NkfError(f"{source}: {where or 'all of it'}: {reason}, got {first['input']!r:.60}") from error
 
 
 def _perhaps(model: Any, place: tuple[int | str, ...]) -> str:

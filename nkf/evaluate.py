@@ -20,14 +20,14 @@ from nkf.errors import NkfError, NkfWarning
 from nkf.files import replacing
 from nkf.finder import LandmarkFinder
 from nkf.machine import machine
-from nkf.metrics import confusion_matrix, recall_by_class, wilson_interval
+from nkf.metrics import accuracy_figures, confusion_matrix, recall_by_class
 from nkf.progress import Progress, no_progress
 from nkf.protocols import PROTOCOLS, check_counts
 from nkf.reliability import brier_score, expected_calibration_error, negative_log_likelihood
 from nkf.report import draw_confusion, require_matplotlib
 from nkf.runtime import Device, load_expression_model
 from nkf.views import View
-from nkf.weights import WeightsInfo
+from nkf.weights import DEFAULT_MODEL, WeightsInfo
 
 LandmarkSource = Literal["fan", "pack"]
 TOLD_OF_PACK = (
@@ -116,7 +116,7 @@ def evaluate(
     split: str,
     out: Path,
     *,
-    model: str = "mobile",
+    model: str = DEFAULT_MODEL,
     rule: LabelRule = "majority",
     landmarks: LandmarkSource = "fan",
     device: Device = "auto",
@@ -144,14 +144,11 @@ def evaluate(
     pack, info, rows = scored.pack, scored.info, scored.rows
     labels, probabilities = scored.labels, scored.probabilities
     right = labels == probabilities.argmax(axis=1)
-    leakfree = without_copy_in_train(pack, rows)
     confusion = confusion_matrix(labels, probabilities.argmax(axis=1), len(info.classes))
     recalls = recall_by_class(confusion)
     result = Evaluation(
-        n=len(rows),
+        **accuracy_figures(right),
         n_left_out=scored.left_out,
-        accuracy=float(right.mean()),
-        accuracy_ci95=wilson_interval(int(right.sum()), len(rows)),
         mean_class_accuracy=float(np.nanmean(recalls)),
         ece=expected_calibration_error(probabilities.max(axis=1), right),
         nll=float(negative_log_likelihood(probabilities, labels).mean()),
@@ -165,11 +162,7 @@ def evaluate(
         seed=info.training.get("seed"),
         landmarks=landmarks,
         landmarks_missing=scored.landmarks_missing,
-        accuracy_leakfree=None if leakfree is None else float(right[leakfree].mean()),
-        accuracy_leakfree_ci95=None
-        if leakfree is None
-        else wilson_interval(int(right[leakfree].sum()), int(leakfree.sum())),
-        n_leakfree=None if leakfree is None else int(leakfree.sum()),
+        **_leakfree(right, without_copy_in_train(pack, rows)),
         data=str(pack.manifest.get("dataset", pack.path.name)),
         protocol=info.training.get("protocol", {}).get("name"),
         differences=tuple(_differences(pack, split, rule, info, len(rows))),
@@ -241,20 +234,23 @@ def labelled_rows(
     return rows[known], translated[known], int((~known).sum())
 
 
-def _by_group(
-    pack: Pack, rows: NDArray[np.int64], right: NDArray[np.bool_]
-) -> dict[str, dict[str, dict[str, float | int | tuple[float, float]]]]:
+def _leakfree(right: NDArray[np.bool_], mask: NDArray[np.bool_] | None) -> dict[str, Any]:
+    figures = {} if mask is None else accuracy_figures(right[mask])
+    return {
+        "n_leakfree": figures.get("n"),
+        "accuracy_leakfree": figures.get("accuracy"),
+        "accuracy_leakfree_ci95": figures.get("accuracy_ci95"),
+    }
+
+
+def _by_group(pack: Pack, rows: NDArray[np.int64], right: NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
     """Accuracy by each text column of few values: of people's groups, poses, or lists of hard images."""
-    groups: dict[str, dict[str, dict[str, float | int | tuple[float, float]]]] = {}
+    groups: dict[str, dict[str, Any]] = {}
     for name in pack.metadata_names:
         values = pack.column(name)[rows]
-        if values.dtype.kind != "U" or name in LINKS or not 2 <= len(set(values.tolist()) - {""}) <= MOST_GROUPS:
-            continue
-        groups[name] = {}
-        for value in sorted(set(values.tolist()) - {""}):
-            here = right[values == value]
-            interval = wilson_interval(int(here.sum()), len(here))
-            groups[name][value] = {"n": len(here), "accuracy": float(here.mean()), "accuracy_ci95": interval}
+        told = sorted(set(values.tolist()) - {""}) if values.dtype.kind == "U" and name not in LINKS else []
+        if 2 <= len(told) <= MOST_GROUPS:
+            groups[name] = {value: accuracy_figures(right[values == value]) for value in told}
     return groups
 
 

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.integer]  # (N,)
 Answers = NDArray[np.bool_]  # (N,) whether each is right
+
+_Z95 = 1.959964  # 97.5 % of the normal distribution are below it
 
 
 def accuracy(labels: Labels, predicted: Labels) -> float:
@@ -31,19 +34,25 @@ def mean_class_accuracy(labels: Labels, predicted: Labels, num_classes: int) -> 
     return float(np.nanmean(recall_by_class(confusion_matrix(labels, predicted, num_classes))))
 
 
-def wilson_interval(successes: float, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson, JASA 1927); by default 95 %.
+def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson, JASA 1927), 95 %.
 
     Raises:
         ValueError: without any trial.
     """
     if trials < 1:
         raise ValueError("an interval needs at least one trial")
-    p = successes / trials
+    p, z = successes / trials, _Z95
     centre = p + z**2 / (2 * trials)
     spread = z * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
     scale = 1 + z**2 / trials
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def accuracy_figures(right: Answers) -> dict[str, Any]:
+    """``n``, ``accuracy`` and ``accuracy_ci95`` (Wilson) of answers (N,), N ≥ 1."""
+    interval = wilson_interval(int(right.sum()), len(right))
+    return {"n": len(right), "accuracy": float(right.mean()), "accuracy_ci95": interval}
 
 
 def mcnemar(first: Answers, second: Answers) -> float:
@@ -65,9 +74,9 @@ def sign_test(more: int, fewer: int) -> float:
 
 
 def paired_difference(
-    first: Answers, second: Answers, examples: NDArray[np.integer] | None = None, z: float = 1.959964
+    first: Answers, second: Answers, examples: NDArray[np.integer] | None = None
 ) -> tuple[float, tuple[float, float]]:
-    """How much more accurate `first` is than `second` on the same examples, with an interval (by default 95 %).
+    """How much more accurate `first` is than `second` on the same examples, with its 95 % interval.
 
     The interval is the normal approximation from the discordant answers, with examples as the units that vary.
 
@@ -75,12 +84,11 @@ def paired_difference(
         first: (N,) whether one is right.
         second: the same of the other.
         examples: (N,) which example each answer is about, where some were asked several times; by default all differ.
-        z: quantile of the normal distribution.
     """
     gains = example_sums(first.astype(np.int64) - second, examples)
     counts = example_sums(np.ones(len(first), np.int64), examples)
     mean = gains.sum() / len(first)
-    spread = z * math.sqrt(float(np.sum((gains - mean * counts) ** 2))) / len(first)
+    spread = _Z95 * math.sqrt(float(np.sum((gains - mean * counts) ** 2))) / len(first)
     return float(mean), (float(mean - spread), float(mean + spread))
 
 
@@ -94,12 +102,12 @@ def example_sums(values: NDArray[np.int64], examples: NDArray[np.integer] | None
     return sums
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Student's interval of the mean of independent values; None for fewer than two."""
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Student's 95 % interval of the mean of independent values; None for fewer than two."""
     count = len(values)
     if count < 2:
         return None
-    spread = student_t(count - 1, level) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    spread = student_t(count - 1, 0.95) * float(np.std(values, ddof=1)) / math.sqrt(count)
     mean = float(np.mean(values))
     return mean - spread, mean + spread
 

@@ -37,9 +37,10 @@ def draw_robustness(results: Mapping[str, Mapping[str, Any]], file: Path) -> Non
         axes.axis("off")
     for axes, name in zip(grid.flat, names, strict=False):
         for model, result in results.items():
-            _curve(axes, range(6), [result["clean"], *result["corruptions"][name]], model)
-        amounts = [f"{row['amount']:g}" for row in first["corruptions"][name]]
-        axes.set_xticks(range(6), ["clean", *amounts], fontsize=7)
+            rows = [result["clean"], *result["corruptions"][name]]
+            _curve(axes, range(len(rows)), rows, model)
+        ticks = ["clean", *(f"{row['amount']:g}" for row in first["corruptions"][name])]
+        axes.set_xticks(range(len(ticks)), ticks, fontsize=7)
         axes.set_title(name.replace("_", " "), fontsize=10)
         axes.set_xlabel(first["units"][name], fontsize=8)
     for axes in grid[:, 0]:

@@ -24,11 +24,12 @@ from nkf.finder import LandmarkFinder
 from nkf.geometry import Points, five_points
 from nkf.images import ImageRGB
 from nkf.machine import machine
-from nkf.metrics import wilson_interval
+from nkf.metrics import accuracy_figures, wilson_interval
 from nkf.progress import Progress, no_progress
 from nkf.report_curves import draw_landmark_noise, draw_robustness
 from nkf.runtime import Device, FloatArray, load_expression_model
 from nkf.views import BATCH, Change, Classifier, View, classify
+from nkf.weights import DEFAULT_MODEL
 
 NOISES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 RESAMPLES = 2000  # of the bootstrap
@@ -39,7 +40,7 @@ def measure_robustness(
     data: Path,
     out: Path,
     *,
-    model: str = "mobile",
+    model: str = DEFAULT_MODEL,
     split: str = "valid",
     rule: LabelRule = "majority",
     landmarks: LandmarkSource = "fan",
@@ -98,7 +99,7 @@ def colour_agreement(
     data: Path,
     out: Path,
     *,
-    model: str = "mobile",
+    model: str = DEFAULT_MODEL,
     split: str = "train",
     landmarks: LandmarkSource = "fan",
     limit: int | None = None,
@@ -164,7 +165,7 @@ def noise_curve(
     """
     moved = (noisy_landmarks(landmarks_px, noise, seed) for noise in noises)
     right = [classify(network, crops, points).argmax(axis=1) == labels for points in moved]
-    return [{"noise": noise} | _accuracy(one) for noise, one in zip(noises, right, strict=True)]
+    return [{"noise": noise} | accuracy_figures(one) for noise, one in zip(noises, right, strict=True)]
 
 
 def noisy_landmarks(landmarks_px: Points, noise: float, seed: int = 0) -> Points:
@@ -226,7 +227,7 @@ def relative_drop(
 
 def choose(labels: NDArray[np.int64], limit: int | None, seed: int) -> NDArray[np.int64]:
     """Indices, in order, of `limit` labels drawn in proportion to the classes; all of them without a limit."""
-    _check_limit(limit)
+    _check_draw(limit, seed)
     if limit is None or limit >= len(labels):
         return np.arange(len(labels))
     order = np.lexsort([np.random.default_rng(seed).random(len(labels)), labels])  # by class, random inside
@@ -252,14 +253,14 @@ def _landmark_noise(view: View, rows: NDArray[np.int64], labels: NDArray[np.int6
     alignment = []
     for noise in NOISES:
         probabilities = classify(view.network, *view.cut(rows, noisy_landmarks(points, noise, seed)))
-        alignment.append({"noise": noise} | _accuracy(probabilities.argmax(axis=1) == labels))
+        alignment.append({"noise": noise} | accuracy_figures(probabilities.argmax(axis=1) == labels))
     features = noise_curve(view.network, crops, in_crops, labels, NOISES, seed)
     return {"n": len(rows), "features": features, "alignment": alignment}
 
 
 def _coloured(pack: Pack, split: str, limit: int | None, seed: int) -> tuple[NDArray[np.int64], int]:
     """Rows of pictures in colour, and how many grey ones were met on the way."""
-    _check_limit(limit)
+    _check_draw(limit, seed)
     rows = pack.rows(split)
     coloured: list[int] = []
     grey = 0
@@ -275,9 +276,11 @@ def _coloured(pack: Pack, split: str, limit: int | None, seed: int) -> tuple[NDA
     return np.sort(coloured), grey
 
 
-def _check_limit(limit: int | None) -> None:
+def _check_draw(limit: int | None, seed: int) -> None:
     if limit is not None and limit < 1:
         raise NkfError(f"limit {limit}: expected at least 1 image")
+    if seed < 0:
+        raise NkfError(f"seed {seed}: expected 0 or more")
 
 
 def _summary(scores: dict[tuple[str, int], tuple[FloatArray, int]], labels: NDArray[np.int64]) -> dict[str, Any]:
@@ -287,20 +290,15 @@ def _summary(scores: dict[tuple[str, int], tuple[FloatArray, int]], labels: NDAr
     corruptions: dict[str, list[dict[str, Any]]] = {name: [] for name in CORRUPTIONS}
     for name, severity in CONDITIONS:
         row = {"severity": severity, "amount": CORRUPTIONS[name].amounts[severity - 1]}
-        row |= _accuracy(right[name, severity]) | _drop(clean, right[name, severity])
+        row |= accuracy_figures(right[name, severity]) | _drop(clean, right[name, severity])
         corruptions[name].append(row | {"landmarks_missing": scores[name, severity][1]})
     mean = np.mean([right[condition] for condition in CONDITIONS], axis=0)  # (N,)
     return {
-        "clean": _accuracy(clean) | {"landmarks_missing": scores["clean", 0][1]},
+        "clean": accuracy_figures(clean) | {"landmarks_missing": scores["clean", 0][1]},
         "mean": {"accuracy": float(mean.mean())} | _drop(clean, mean),
         "units": {name: corruption.unit for name, corruption in CORRUPTIONS.items()},
         "corruptions": corruptions,
     }
-
-
-def _accuracy(right: NDArray[np.bool_]) -> dict[str, Any]:
-    interval = wilson_interval(int(right.sum()), len(right))
-    return {"n": len(right), "accuracy": float(right.mean()), "accuracy_ci95": interval}
 
 
 def _drop(clean: NDArray[np.bool_], damaged: NDArray[np.generic]) -> dict[str, Any]:

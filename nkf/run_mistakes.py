@@ -29,7 +29,7 @@ _RIGHT, _WRONG = (47, 93, 138), (200, 85, 61)  # colours of the confusion matrix
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """What the best checkpoint of a run says of N images.
+    """What the best checkpoint of a run, or before a validation its last one, says of N images.
 
     Attributes:
         what: which images these are.
@@ -79,7 +79,7 @@ def judge_run(
     kept = [run / folder / "model.safetensors" for folder in ("best", "last")]
     kept = [file for file in kept if file.is_file()]
     if not kept:
-        raise NkfError("the run has kept no network yet, which it does when it validates")
+        raise NkfError("the run has kept no network yet, which it does when it validates or stops")
     place = torch_device(device)  # without torch this says what to install
     import torch
 
@@ -96,6 +96,8 @@ def judge_run(
     elif len(recipe.valid_rows):
         rows, labels, faces = recipe.valid_rows, recipe.valid_labels, recipe.valid
         what = "the images that chose the checkpoint"
+        if kept[0].parent.name == "last":
+            what = "the images that will choose the checkpoint; none has been validated yet, these are the last weights"
     else:
         raise NkfError("no image chose its checkpoint; 'nkf evaluate' measures it on the split that is reported")
     pack = recipe.pack

@@ -106,8 +106,8 @@ def write_run_report(
         progress: shows how far the preparation of the data is.
 
     Raises:
-        NkfError: when it is no run folder, its log is empty, `data` is no pack, or matplotlib is missing. Where the
-            network cannot be judged for another reason, the report tells it.
+        NkfError: when it is no run folder or has logged nothing yet, `data` is no pack, or matplotlib is missing. Where
+            the network cannot be judged for another reason, the report tells it.
     """
     require_matplotlib()
     if worst < 0:
@@ -120,7 +120,7 @@ def write_run_report(
         try:
             judged = judge_run(run, settings, data=data, device=device, progress=progress)
         except NkfError as error:
-            why_not = f"The network was not judged. {error}"
+            why_not = f"The network was not judged: {error}"
     name, folder = str(settings.get("name")), run.absolute().name
     title = f"Run {name}" if name == folder else f"Run {name} ({folder})"
     parts = [*_heading(title, settings, judged if pictures else None), *_summary(run, settings, log), *_curves(log)]
@@ -151,13 +151,16 @@ def read_log(run: Path) -> RunLog:
     """Read ``log.jsonl``; a last line that is just being written does not count.
 
     Raises:
-        NkfError: when it is missing, empty or damaged.
+        NkfError: when it is missing, without a line, or damaged.
     """
     file = run / "log.jsonl"
+    nothing = NkfError(f"{run}: the run has logged nothing yet; go on with 'nkf train', the first line comes soon")
     try:
         lines = file.read_text().splitlines()
-    except OSError as error:
-        raise NkfError(f"{file}: {error.strerror}; the run has logged nothing yet") from error
+    except FileNotFoundError:
+        raise nothing from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise NkfError(f"{file}: unreadable ({error})") from error
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -167,7 +170,7 @@ def read_log(run: Path) -> RunLog:
             if number < len(lines):
                 raise NkfError(f"{file}: damaged in line {number}, expected one JSON object with a step") from error
     if not rows:
-        raise NkfError(f"{file}: empty, the run has logged nothing yet")
+        raise nothing
     losses = [row for row in rows if "loss" in row]
     return RunLog(losses, [row for row in rows if "loss" not in row], [row["time"] for row in rows])
 
@@ -175,7 +178,8 @@ def read_log(run: Path) -> RunLog:
 def _heading(title: str, settings: Mapping[str, Any], shown: Judged | None) -> list[Markup]:
     backbone = "" if settings.get("task") == "detection" else (settings.get("network") or {}).get("backbone", "")
     data = ", ".join(str(path) for path in settings.get("data", []))
-    parts = [element("h1", title), element("p", f"{settings.get('task')} {backbone}, trained on {data}", kind="lead")]
+    what = f"{settings.get('task')} {backbone}".strip()
+    parts = [element("h1", title), element("p", f"{what}, trained on {data}", kind="lead")]
     if shown is not None:
         text = f"This report holds pictures of people from {shown.dataset}, under its terms. Do not publish it."
         parts.append(element("p", element("strong", text), f" {shown.licence}", kind="note"))

@@ -104,7 +104,7 @@ class State:
             self.descent.optimizer.load_state_dict(saved["optimizer"])
             self.step, self.best_score, self.losses = saved["step"], saved["best_score"], saved["losses"]
             self.skipped, self.failures = saved.get("skipped", 0), saved.get("failures", 0)  # older ones have none
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, UnpicklingError) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise NkfError(f"{file}: no checkpoint of this run ({reason})") from error
 

@@ -34,6 +34,8 @@ GRIDS = sorted(
     file for file in (Path(__file__).parents[1] / "configs").glob("**/*.yaml") if "rows:" in file.read_text()
 )
 
+LANDMARKS = {"name": "points", "task": "landmarks", "data": ["faces"]}
+
 
 def grid_of(pack: Path, **changes: Any) -> Grid:
     base = {
@@ -76,9 +78,10 @@ def test_a_stopped_grid_goes_on_to_the_same_numbers(
     unbroken: tuple[Grid, Path, list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid, out, runs = unbroken
+    grid, runs = grid.model_copy(update={"repeats": grid.repeats[:1]}), runs[:2]
     monkeypatch.setattr("nkf.ablate.train", lambda *given, **options: train(*given, **(options | {"max_minutes": 0})))
     finished = [len(list(ablate(grid, tmp_path))) for _ in range(3)]
-    assert finished == [0, 0, 4]  # a step of each run a call, and three steps make a run
+    assert finished == [0, 0, 2]  # a step of each run a call, and three steps make a run
     for file in [file for run in runs for file in (run.measured, run.folder / "last" / "model.safetensors")]:
         assert (tmp_path / file.relative_to(out)).read_bytes() == file.read_bytes()
     for run in runs:
@@ -104,13 +107,13 @@ def test_noise_and_damage_are_added_to_runs_that_lack_them(
     """Of runs that were measured before; nothing is trained again, and without noise it is what was measured."""
     grid, out, _ = unbroken
     shutil.copytree(out, tmp_path / "out")
-    asked = grid.model_copy(update={"robustness": True})
+    asked = grid.model_copy(update={"robustness": True, "repeats": grid.repeats[:1]})
     for run in grid_runs(grid, tmp_path / "out"):
         run.noise.unlink()
     monkeypatch.setattr("nkf.ablate.train", lambda *given, **options: pytest.fail("trained again"))
     assert list(ablate(asked, tmp_path / "out", max_minutes=0)) == []
     runs = list(ablate(asked, tmp_path / "out", studies=["parts"]))
-    assert len(runs) == 4
+    assert len(runs) == 2
     for run in runs:
         clean = Measured.read(run.measured).right.mean()
         assert (
@@ -160,6 +163,12 @@ def test_measured_is_what_the_kept_network_says(unbroken: tuple[Grid, Path, list
         ({"studies": {"parts": {"title": "", "rows": ["all", "none"], "reference": "all"}}}, "no row 'none'"),
         ({"studies": {"a/b": {"title": "", "rows": ["all", "global only"], "reference": "all"}}}, "'a/b' names a file"),
         ({"rows": {"KF+": {}, "kf": {}}, "studies": {}}, "'kf' and 'KF\\+' would share the folder 'kf'"),
+        ({"studies": {"a": {"title": "", "rows": ["all", "global only"], "reference": "KF"}}}, "'KF' is none of its"),
+        ({"rows": {"a": {"seed": 2}}, "studies": {}}, "rows: 'a' sets seed, which its name and the repeat tell"),
+        (
+            {"base": LANDMARKS, "repeats": [{"seed": 0}]},
+            "row all: task landmarks; an ablation is of",
+        ),
         ({"noises": [-0.1]}, r"noises\.0: Input should be greater than or equal to 0"),
         ({"seeds": [1]}, "unknown key 'seeds'"),
     ],
@@ -181,9 +190,38 @@ def test_a_folder_belongs_to_one_grid(unbroken: tuple[Grid, Path, list[Run]]) ->
         next(ablate(grid, out, studies=["sigma"]))
 
 
+def test_a_run_that_fails_is_named(mini_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(*_: Any, **__: Any) -> None:
+        raise NkfError("no finite loss")
+
+    monkeypatch.setattr("nkf.ablate.train", diverge)
+    with pytest.raises(NkfError, match=r"^row 'global only', fold-0-seed-0: no finite loss$"):
+        list(ablate(grid_of(mini_pack), tmp_path))
+
+
+def test_noise_that_is_asked_for_later_is_measured(
+    unbroken: tuple[Grid, Path, list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, out, _ = unbroken
+    shutil.copytree(out, tmp_path / "out")
+    monkeypatch.setattr("nkf.ablate.measure_noise", lambda _, noises, __: {f"{noise:g}": 0.51 for noise in noises})
+    (tmp_path / "out/all/fold-1-seed-1/noise.json").unlink()
+    runs = list(ablate(grid, tmp_path / "out"))
+    assert [read_damage(run.noise)["accuracy"] == {"0": 0.51, "0.2": 0.51} for run in runs] == [False] * 3 + [True]
+    more = grid.model_copy(update={"noises": (0.0, 0.1)})
+    for run in ablate(more, tmp_path / "out"):
+        assert read_damage(run.noise)["accuracy"] == {"0": 0.51, "0.1": 0.51}
+
+
 @pytest.mark.parametrize(
     ("content", "read"),
-    [(b"nothing", Measured.read), (b"{}", read_damage), (b'{"accuracy": [1]}', read_damage), (b"\xff", read_damage)],
+    [
+        (b"nothing", Measured.read),
+        (b"PK\x03\x04 cut", Measured.read),
+        (b"{}", read_damage),
+        (b'{"accuracy": [1]}', read_damage),
+        (b"\xff", read_damage),
+    ],
 )
 def test_damaged_results_are_refused_in_one_line(content: bytes, read: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)

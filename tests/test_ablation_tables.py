@@ -11,14 +11,21 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
 from nkf.ablate import Grid, Measured, grid_runs, write_damage
-from nkf.ablation_tables import analyse, study_axis
-from nkf.ablation_text import study_table, study_words
+from nkf.ablation_tables import Comparison, analyse, study_axis, with_verdicts
+from nkf.ablation_text import damage_words, study_table, study_words
 from nkf.config import save_config
 from nkf.errors import NkfError
 from nkf.metrics import wilson_interval
 
 CLASSES = 3
 N = 400  # images in all
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes time and is not looked at."""
+    for name in ("draw_study", "draw_noise"):
+        monkeypatch.setattr(f"nkf.ablation_tables.{name}", lambda _, file: file.touch())
 
 
 def make_grid(repeats: int = 3, rows: Sequence[str] = ("plain", "good", "same"), **changes: Any) -> Grid:
@@ -64,6 +71,7 @@ def row_of(document: dict[str, Any], name: str) -> dict[str, Any]:
     return next(row for row in document["studies"]["parts"]["rows"] if row["row"] == name)
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_folds_are_pooled_and_compared_by_mcnemar(tmp_path: Path) -> None:
     grid = make_grid(4)
     made = fill(grid, tmp_path, parts=4)
@@ -95,6 +103,7 @@ def test_folds_are_pooled_and_compared_by_mcnemar(tmp_path: Path) -> None:
     assert (one["verdict"], other["verdict"]) == ("better", "no difference shown")
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_images_that_several_repeats_measured_count_once(tmp_path: Path) -> None:
     """The same answers three times tell no more than once."""
     grid = make_grid(3, ("plain", "bad"))
@@ -110,6 +119,7 @@ def test_images_that_several_repeats_measured_count_once(tmp_path: Path) -> None
     assert (thrice["comparison"]["verdict"], once["comparison"]["verdict"]) == ("worse", "too few runs")
 
 
+@pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize(
     ("gains", "verdict"),
     [
@@ -129,6 +139,12 @@ def test_a_verdict_needs_images_and_runs(gains: Sequence[float], verdict: str, t
     assert row_of(analyse(grid, tmp_path), "good")["comparison"]["verdict"] == verdict
 
 
+def test_intervals_on_two_sides_of_zero_show_nothing() -> None:
+    one = Comparison(3, 100, 0.1, (0.05, 0.15), (-0.2, -0.1), 0.001, 0.001, "too few runs")
+    assert with_verdicts([one])[0].verdict == "no difference shown"
+
+
+@pytest.mark.usefixtures("no_plots")
 def test_only_repeats_that_both_rows_have_are_compared(tmp_path: Path) -> None:
     grid = make_grid(3, ("plain", "good"))
     fill(grid, tmp_path)
@@ -145,8 +161,10 @@ def test_rows_that_have_not_run_are_told(tmp_path: Path) -> None:
     document = analyse(grid, tmp_path)
     assert study_table(document["studies"]["parts"]).count("not run") == 3
     assert (tmp_path / "tables.md").read_text().count("not run") == 3
+    assert not list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_training_time_leaves_out_pauses(tmp_path: Path) -> None:
     grid = make_grid(1)
     fill(grid, tmp_path)
@@ -173,7 +191,7 @@ def test_document_and_pictures_are_written(tmp_path: Path) -> None:
     assert study["robustness"] is None
     assert study["noise"]["conditions"] == ["0", "0.1"]
     row = study["noise"]["rows"][1]
-    assert (row["row"], row["runs"], row["images"]) == ("good", 2, N)
+    assert (row["row"], row["runs"], row["compared"], row["images"]) == ("good", 2, 2, N)
     assert row["accuracy"] == pytest.approx([0.65, 0.54])
     assert row["ci95"][1] == pytest.approx(wilson_interval(0.54 * N, N))
     assert row["difference"] == pytest.approx([0.15, 0.15])
@@ -182,6 +200,24 @@ def test_document_and_pictures_are_written(tmp_path: Path) -> None:
     assert f"{100 * row_of(document, 'good')['accuracy']:.2f} %" in text
     assert "| good | 2 | 400 | 65.0 % (" in text
     assert "| good (sigma 0.01) | 2 | 400 |" in text
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_damaged_log_is_one_line(tmp_path: Path) -> None:
+    grid = make_grid(1)
+    fill(grid, tmp_path)
+    (tmp_path / "good" / "seed-0" / "log.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(NkfError, match=r"good/seed-0/log\.jsonl: no log of a training run \('time'\); remove"):
+        analyse(grid, tmp_path)
+
+
+@pytest.mark.parametrize(("runs", "told"), [(3, "over 3 runs: −10.00 points at 0.1 (−12.00 to −8.00)."), (2, "")])
+def test_words_on_noise_need_three_runs_of_both_rows(runs: int, told: str) -> None:
+    """However many the row has of its own."""
+    one = {"difference": [0.0, -0.1], "run_ci95": [[-0.01, 0.01], [-0.12, -0.08]], "runs": 5}
+    rows = [one | {"row": "plain", "compared": 0}, one | {"row": "good", "compared": runs}]
+    words = damage_words({"reference": "plain"}, {"conditions": ["0", "0.1"], "rows": rows})
+    assert words == (f"- **good** against plain, {told}" if told else "")
 
 
 def test_axis_is_the_one_number_that_differs() -> None:

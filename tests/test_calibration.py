@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
+from torch import nn
 
 from nkf import calibration
 from nkf.calibration import calibrate, fit, judge
@@ -16,7 +18,9 @@ from nkf.data.splitting import folds
 from nkf.errors import NkfError
 from nkf.evaluate import evaluate
 from nkf.export import export, read_calibration
+from nkf.machine import machine
 from nkf.models import count_parameters, create_model, load_model, save_model
+from nkf.report_calibration import draw_coverage, draw_reliability
 from nkf.runtime import load_expression_model
 from nkf.weights import Calibration, WeightsInfo, find_weights, read_info
 
@@ -170,14 +174,51 @@ def test_accuracy_at_the_threshold_is_reached_on_new_images() -> None:
     assert kept.mean() == pytest.approx(told["at_min_confidence"]["coverage"], abs=0.03)
 
 
-@pytest.fixture(scope="module")
-def network_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def test_pictures_show_the_saved_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = judge(*made_up(300, 0.5), np.arange(300), target_accuracy=0.9)
+    figures: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: figures.append(figure) or save(figure, *a, **k))
+    for draw in (draw_reliability, draw_coverage):
+        draw(document, tmp_path / "a.png", title="title")
+        with Image.open(tmp_path / "a.png") as picture:
+            assert picture.width > 600
+    panels, (coverage,) = (figure.axes for figure in figures)
+    for axes, bars, (when, rows) in zip(panels[:2], panels[2:], document["reliability"].items(), strict=True):
+        ece, likelihood = document[when]["ece"], -document[when]["nll"]
+        assert axes.get_title() == f"{when}: ECE {ece:.2%}, log-likelihood {likelihood:.3f}"
+        means = [[row["confidence"], row["accuracy"]] for row in rows]
+        np.testing.assert_allclose(axes.lines[1].get_xydata(), means)
+        assert sum(bar.get_height() for bar in bars.patches) == pytest.approx(1)
+    for line, curve in zip(coverage.lines, document["curve"].values(), strict=False):
+        np.testing.assert_allclose(line.get_xydata(), np.stack([curve["coverage"], curve["accuracy"]], axis=1))
+    points = [line.get_xydata().tolist() for line in coverage.lines if line.get_marker() == "o"]
+    told = document["at_min_confidence"]
+    assert points == [[[told["coverage"], told["accuracy"]]]]
+
+
+class OneConvolution(nn.Module):
+    """Stands for a backbone: a real one takes ten times as long to export, which other tests do."""
+
+    channels: ClassVar = {16: 8}
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 16, stride=16)
+
+    def forward(self, crops: torch.Tensor) -> dict[int, torch.Tensor]:
+        return {16: self.convolution(crops)}
+
+
+@pytest.fixture
+def network_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An expression network of random weights that knows two classes, and is sure of what it says."""
+    monkeypatch.setattr("nkf.models.create_backbone", OneConvolution)
     torch.manual_seed(3)
-    fields = NetworkConfig(backbone="tiny", keypoint_channels=8).model_dump(mode="json")
+    fields = NetworkConfig(backbone="tiny", strides=()).model_dump(mode="json")
     network = create_model("nkf", fields, 2)
     with torch.no_grad():
-        network.head.classify.weight *= 40
+        network.head.classify.weight *= 5
     info = WeightsInfo(
         name="net",
         kind="nkf",
@@ -189,23 +230,34 @@ def network_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         parameters=count_parameters(network),
         nkf_version="0",
     )
-    file = tmp_path_factory.mktemp("network") / "net.safetensors"
+    file = tmp_path / "network" / "net.safetensors"
+    file.parent.mkdir()
     save_model(network, file, info)
     return file
 
 
-@pytest.mark.slow
-def test_calibrated_network_from_pack_to_export(mini_pack: Path, network_file: Path, tmp_path: Path) -> None:
+def test_calibrated_network_from_pack_to_export(
+    mini_pack: Path, network_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fitted to raw outputs, exported, the same in ONNX and torch, and found again from the calibrated network."""
+    drawn: list[str] = []
+    for name in ("draw_reliability", "draw_coverage"):
+        monkeypatch.setattr(
+            calibration, name, lambda document, file, title: (file.write_bytes(b""), drawn.append(title))
+        )
     options: dict[str, Any] = {"landmarks": "pack", "device": "cpu", "method": "class_bias"}
     document = calibrate(mini_pack, tmp_path / "first", model=str(network_file), **options)
     saved = json.loads((tmp_path / "first" / "calibration.json").read_text())
     assert saved == json.loads(json.dumps(document))
     assert (saved["schema"], saved["model"], saved["data"], saved["split"]) == (1, "net", "mini", "valid")
     assert (saved["n"], saved["copies_left_out"]) == (14, 2)
-    for name in ("reliability.png", "coverage.png"):
-        with Image.open(tmp_path / "first" / name) as picture:
-            assert picture.width > 300
+    assert (saved["machine"], saved["seed"]) == (machine("cpu"), 0)
+    assert {file.name for file in (tmp_path / "first").iterdir()} == {
+        "calibration.json",
+        "reliability.png",
+        "coverage.png",
+    }
+    assert drawn == ["net on valid of mini"] * 2
 
     wanted = read_calibration(tmp_path / "first" / "calibration.json", "net")
     assert wanted.figures["after"] == saved["after"]

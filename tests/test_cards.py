@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 SECTIONS = re.findall(r"^## (.+)$", (TEXTS / "any.md").read_text(), re.MULTILINE)
 FIGURES = {
     "n": 40, "accuracy": 0.75, "accuracy_ci95": [0.6, 0.86], "mean_class_accuracy": 0.625, "accuracy_leakfree": 0.7,
-    "n_leakfree": 30, "landmarks": "fan", "recall_by_class": {"anger": 0.8, "contempt": 0.45, "fear": None},
+    "n_leakfree": 30, "landmarks": "fan", "date": "2026-11-21", "machine": "a processor",
+    "recall_by_class": {"anger": 0.8, "contempt": 0.45, "fear": None},
     "confusion": [[8, 2, 0], [10, 9, 1], [0, 0, 0]],
 }  # fmt: skip
 
@@ -88,7 +89,7 @@ def test_figures_are_those_of_the_sidecar(card_of: Any) -> None:
     table = rows(text)
     assert "What chose the checkpoint, in training (epoch 1.5):" in text
     assert ["cross entropy", "0.5123", "", ""] in table
-    assert "made valid majority, landmarks of fan:" in text
+    assert "made valid majority, landmarks of fan, 2026-11-21, a processor:" in text
     assert ["accuracy", "75.00 %", "60.00–86.00 %", "40"] in table
     assert ["accuracy without copies of training images", "70.00 %", "", "30"] in table
     low, high = wilson_interval(9, 20)

@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +22,16 @@ from nkf.models import load_model
 from nkf.train import train
 from nkf.weights import find_weights
 
-# Each process writes what it got. The network is linear, with a layer that is not used and one that is frozen.
+# Each process writes what it got, before it trains. The network is linear, with a layer that is not used and one that
+# is frozen.
 SCRIPT = """
 import json, sys
 from contextlib import nullcontext
 import numpy as np
 import torch
+import nkf.train
 from nkf import distributed
+from nkf.cli import main
 from nkf.optim import Descent
 from torch import nn
 
@@ -36,7 +42,7 @@ class Linear(nn.Module):
     def forward(self, x):
         return self.frozen(self.used(x)).square().mean()
 
-with distributed.joined("cpu"):
+def write_results():
     rank = distributed.rank()
     torch.manual_seed(0)
     model = Linear()
@@ -67,10 +73,15 @@ with distributed.joined("cpu"):
     results["sam"] = model.used.weight.tolist()
     with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
         json.dump(results, file)
-    distributed.barrier()
-    if rank == 1:
-        raise ValueError("this process fails")
-print("a process that nobody waits for")
+
+start = nkf.train._start
+
+def written_and_started(recipe):
+    write_results()
+    return start(recipe)
+
+nkf.train._start = written_and_started
+sys.exit(main(sys.argv[2:]))
 """
 
 
@@ -99,15 +110,8 @@ def sam_by_hand(halves: list[torch.Tensor], model: torch.nn.Module) -> torch.Ten
     return weight
 
 
-@pytest.mark.slow
-def test_two_processes_and_one_that_fails(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT)
-    ended = torchrun(str(tmp_path / "script.py"), str(tmp_path))
-    assert ended.returncode != 0
-    assert "this process fails" in ended.stderr
-    assert "nobody waits for" not in ended.stdout  # the other one was stopped at the end of the block
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-
+def assert_results(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Compare what two processes wrote with what one computes."""
     torch.manual_seed(0)
     used, _, frozen = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)
     model, inputs = torch.nn.Sequential(used, frozen.requires_grad_(False)), torch.randn(8, 3)
@@ -136,12 +140,15 @@ def test_run_of_one_process_goes_on_with_two_and_back(mini_pack: Path, tmp_path:
         crop_size=32, batch_size=8, epochs=0.75, warmup_steps=0, evaluations=1, sam_rho=0.05, accumulate=2,
         frozen=("backbone.stem",), augment=AugmentConfig(),
     )  # fmt: skip
-    run, file = tmp_path / "run", tmp_path / "two.yaml"
+    run, file, script = tmp_path / "run", tmp_path / "two.yaml", tmp_path / "script.py"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    script.write_text(SCRIPT)
     assert train(config, run, max_minutes=0)["step"] == 1
-    ended = torchrun("-m", "nkf", "train", str(file), "--out", str(run), "--device", "cpu")
+    ended = torchrun(str(script), str(tmp_path), "train", str(file), "--out", str(run), "--device", "cpu")
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
+    assert ended.stdout.count("finished True") == 1  # the main process alone tells
+    assert_results(*(json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)))
     (line,) = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert line["step"] == 3
     assert np.isfinite(line["cross_entropy"])
@@ -150,6 +157,20 @@ def test_run_of_one_process_goes_on_with_two_and_back(mini_pack: Path, tmp_path:
     assert train(config, run) == {"step": 3, "finished": True}  # one process reads what two wrote
     assert all(torch.equal(tensor, weights[name]) for name, tensor in load_file(run / "last/model.safetensors").items())
     assert load_model(*find_weights(str(run), (".safetensors",)))(torch.rand(1, 3, 32, 32), torch.rand(1, 68, 2)).shape
+
+
+@pytest.mark.parametrize(("fails", "expected"), [(False, ["barrier", "stop"]), (True, ["stop"])])
+def test_a_process_that_fails_waits_for_no_other(
+    fails: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun ends the others then."""
+    calls: list[str] = []
+    for name in ("barrier", "stop"):
+        monkeypatch.setattr(distributed, name, partial(calls.append, name))
+    with pytest.raises(ValueError, match="fails") if fails else nullcontext(), distributed.joined("cpu"):
+        if fails:
+            raise ValueError("this process fails")
+    assert calls == expected
 
 
 def test_one_process_needs_no_others() -> None:

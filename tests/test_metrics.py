@@ -43,6 +43,12 @@ def test_wilson_interval_equals_published_values(successes: int, trials: int, ex
     assert metrics.wilson_interval(successes, trials) == pytest.approx(expected, abs=5e-5)
 
 
+def test_figures_of_answers() -> None:
+    expected = {"n": 20, "accuracy": 0.0, "accuracy_ci95": pytest.approx((0, 0.1611), abs=5e-5)}
+    assert metrics.accuracy_figures(np.zeros(20, bool)) == expected
+    assert metrics.accuracy_figures(np.arange(8) < 6)["accuracy"] == 0.75
+
+
 def test_interval_without_trials_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one trial"):
         metrics.wilson_interval(0, 0)

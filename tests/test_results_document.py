@@ -43,7 +43,7 @@ def damaged(right: int) -> dict[str, Any]:
 
 ROBUSTNESS = {
     "model": "mobile", "data": "ferplus", "split": "valid", "rule": "majority", "landmarks": "fan", "seed": 0, "n": 200,
-    "date": "2026-11-22", "cpu": "a processor", "seconds": 900.0, "clean": score(170),
+    "date": "2026-11-22", "machine": "a processor", "seconds": 900.0, "clean": score(170),
     "units": {name: one.unit for name, one in CORRUPTIONS.items()},
     "corruptions": {
         name: [damaged(160 - 10 * number - severity) | {"amount": severity} for severity in range(1, 6)]
@@ -82,10 +82,10 @@ ROW = {
     "comparison": None,
 }  # fmt: skip
 CURVE = {
-    "row": "plain", "runs": 3, "images": 600, "accuracy": [0.7, 0.6], "ci95": [[0.66, 0.74], [0.55, 0.65]],
-    "difference": [None, None], "run_ci95": [None, None],
+    "row": "plain", "runs": 3, "compared": 0, "images": 600, "accuracy": [0.7, 0.6],
+    "ci95": [[0.66, 0.74], [0.55, 0.65]], "difference": [None, None], "run_ci95": [None, None],
 }  # fmt: skip
-BETTER = CURVE | {"row": "KF", "difference": [0.05, 0.01], "run_ci95": [[0.03, 0.07], [-0.01, 0.03]]}
+BETTER = CURVE | {"row": "KF", "compared": 3, "difference": [0.05, 0.01], "run_ci95": [[0.03, 0.07], [-0.01, 0.03]]}
 ABLATION = {
     "date": "2026-11-22", "data": ["ferplus"], "machines": ["a processor"],
     "base": {"network": {"backbone": "tiny"}, "crop_size": 64, "epochs": 2.0},
@@ -156,13 +156,18 @@ def test_damage_is_ranked_by_what_it_costs() -> None:
     assert named == sorted(named, reverse=True)
 
 
-def test_the_pictures_of_the_page_are_drawn(tmp_path: Path) -> None:
+def test_the_pictures_of_the_page_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once, under its name; what is in them is tested where they are made."""
+    for name in [name for name in vars(results) if name.startswith("draw_")]:
+        monkeypatch.setattr(results, name, lambda _, file, name=name, **__: file.write_text(name))
     drawn = results.draw(DOCUMENTS, tmp_path)
     page = results.page(DOCUMENTS)
     assert len(drawn) == page.count("![") == 6
     for file in drawn:
         assert f"]({file.name})" in page
-        assert file.read_bytes().startswith(b"\x89PNG")
+    assert sorted(file.read_text() for file in drawn) == sorted(
+        ["draw_study", "draw_noise", "draw_robustness", "draw_landmark_noise", "draw_reliability", "draw_coverage"]
+    )
 
 
 def test_the_page_in_the_repository_is_what_the_command_makes_now() -> None:

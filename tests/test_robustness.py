@@ -16,6 +16,7 @@ from nkf.data.pack import Pack, Sample
 from nkf.data.pack_writer import PackWriter
 from nkf.errors import NkfError
 from nkf.geometry import MEAN_SHAPE
+from nkf.machine import machine
 from nkf.metrics import wilson_interval
 from nkf.report_curves import draw_landmark_noise, draw_robustness
 from nkf.robustness import (
@@ -60,18 +61,19 @@ def measured(pack: Path, out: Path, **options: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Measure some conditions alone, and draw nothing."""
-
-    def use(*conditions: tuple[str, int]) -> None:
-        monkeypatch.setattr("nkf.robustness.CONDITIONS", conditions)
-        for name in ("draw_robustness", "draw_landmark_noise"):
-            monkeypatch.setattr(f"nkf.robustness.{name}", lambda results, file: file.write_bytes(b""))
-
-    return use
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write empty files in the place of pictures, which take seconds."""
+    for name in ("draw_robustness", "draw_landmark_noise"):
+        monkeypatch.setattr(f"nkf.robustness.{name}", lambda results, file: file.write_bytes(b""))
 
 
-def test_files_hold_every_condition(mini_pack: Path, model_file: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Callable[..., None]:
+    """Measure some conditions alone."""
+    return lambda *conditions: monkeypatch.setattr("nkf.robustness.CONDITIONS", conditions)
+
+
+def test_files_hold_every_condition(mini_pack: Path, model_file: Path, tmp_path: Path, undrawn: None) -> None:
     """The fake model answers happiness whatever it sees: right for every second face."""
     result = measured(mini_pack, tmp_path / "out", model=str(model_file), seed=3, limit=4)
     saved = json.loads((tmp_path / "out" / "robustness.json").read_text())
@@ -84,7 +86,7 @@ def test_files_hold_every_condition(mini_pack: Path, model_file: Path, tmp_path:
     head = {"schema": 1, "model": "nkf", "data": "mini", "split": "valid", "rule": "majority", "landmarks": "pack"}
     assert head.items() <= saved.items()
     assert (saved["seed"], saved["n"], saved["n_in_split"]) == (3, 4, 16)
-    assert saved["cpu"]
+    assert saved["machine"] == machine("cpu")
     assert saved["seconds"] > 0
     half = {"n": 4, "accuracy": 0.5, "accuracy_ci95": list(wilson_interval(2, 4))}
     half |= {"landmarks_missing": 4 - len(known)}
@@ -145,12 +147,14 @@ def test_a_picture_gets_the_same_damage_whatever_else_is_measured(
 
 
 class Asked:
-    """A finder that remembers what it is asked."""
+    """A finder that remembers what it is asked, and finds nothing."""
 
     def __init__(self) -> None:
+        self.images: list[Any] = []
         self.boxes: list[Any] = []
 
     def __call__(self, images: Any, boxes_xyxy: Any, shows: str) -> list[None]:
+        self.images += images
         self.boxes += boxes_xyxy
         return [None] * len(images)
 
@@ -200,11 +204,22 @@ def test_a_face_without_landmarks_is_damaged_by_its_box(
 
 
 def test_our_own_landmarks_are_found_in_the_damaged_pictures(
-    mini_pack: Path, fake_package: Path, only: Any, tmp_path: Path
+    model_file: Path, only: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only(("jpeg", 1))
-    result = measure_robustness(mini_pack, tmp_path, landmarks="fan", limit=2, device="cpu")
-    assert (result["landmarks"], result["n"], result["clean"]["landmarks_missing"]) == ("fan", 2, 0)
+    pack, finder = photo_pack(tmp_path / "pack"), Asked()
+    monkeypatch.setattr("nkf.robustness.LandmarkFinder", lambda device: finder)
+    result = measure_robustness(pack.path, tmp_path / "out", model=str(model_file), split="test", device="cpu")
+    clean, damaged, again = finder.images  # the last one for the noise on its landmarks
+    np.testing.assert_array_equal(clean, pack.image(0))
+    np.testing.assert_array_equal(again, clean)
+    # A face of the whole picture's box is 40 px, times what the mean shape takes of it.
+    face = (MEAN_SHAPE - 0.5) * 40 + [40, 20]
+    expected, _ = corrupt(clean, face, "jpeg", 1, damage_generator(0, "jpeg", 1, "test/a"))
+    np.testing.assert_array_equal(damaged, expected)
+    assert (result["landmarks"], result["clean"]["landmarks_missing"]) == ("fan", 1)
+    assert result["corruptions"]["jpeg"][0]["landmarks_missing"] == 1
+    assert result["landmark_noise"] == {"n": 0, "features": [], "alignment": []}
 
 
 def test_features_read_beside_their_place_cost_what_the_normal_distribution_says() -> None:
@@ -269,6 +284,8 @@ def test_limit_draws_in_proportion_to_the_classes() -> None:
         np.testing.assert_array_equal(choose(labels, limit, seed=0), np.arange(1000))
     with pytest.raises(NkfError, match="limit 0: expected at least 1 image"):
         choose(labels, 0, seed=0)
+    with pytest.raises(NkfError, match="seed -1: expected 0 or more"):
+        choose(labels, None, seed=-1)
 
 
 COLOURS = [(200, 40, 40), (60, 60, 60), (30, 160, 30), (40, 200, 40), (220, 30, 60), (20, 120, 60)]

@@ -16,7 +16,7 @@ from nkf.geometry import NASAL_BASE
 
 AttentionForm = Literal["none", "channel", "spatial"]
 Representative = Literal["nasal_base", "nose_tip", "mean", "learned"]
-_NOSE_TIP = 30
+_POINTS = {"nasal_base": NASAL_BASE, "nose_tip": 30}
 
 
 def sample_keypoints(feature_map: Tensor, landmarks_px: Tensor, crop_size: int) -> Tensor:
@@ -73,6 +73,9 @@ class RKFA(nn.Module):
 
     def __init__(self, channels: int, form: AttentionForm, representative: Representative = "nasal_base") -> None:
         super().__init__()
+        if representative not in (*_POINTS, "mean", "learned"):
+            known = ", ".join((*_POINTS, "mean", "learned"))
+            raise ValueError(f"unknown representative {representative!r}; known: {known}")
         self.form = form
         self.representative = representative
         if representative == "learned":
@@ -111,4 +114,4 @@ class RKFA(nn.Module):
             return keypoint_features.mean(dim=1)
         if self.representative == "learned":
             return self.query.expand(len(keypoint_features), -1)
-        return keypoint_features[:, NASAL_BASE if self.representative == "nasal_base" else _NOSE_TIP]
+        return keypoint_features[:, _POINTS[self.representative]]

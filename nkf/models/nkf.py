@@ -22,7 +22,7 @@ FAN_CROP_SIZE = 112  # that FAN is trained at
 
 
 class KeypointFeatures(nn.Module):
-    """Read one or several maps at the landmarks and project each to its share of the channels.
+    """Read one or several maps at the landmarks, project each to its share of the channels, concatenate, batch norm.
 
     The 1x1 projection commutes with bilinear sampling, so it runs on K points instead of H x W cells.
     """

@@ -82,8 +82,9 @@ class FaceTensors:
         self._resident: Tensor | None = None
         if device.type == "cuda" and crops.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
             self._resident = torch.empty((len(crops), *crops.shape), dtype=torch.uint8, device=device)
-            for rows in np.array_split(np.arange(len(crops)), len(crops) // _UPLOAD + 1):
-                self._resident[rows[0] : rows[-1] + 1] = torch.from_numpy(crops.take(rows)).to(device)
+            for start in range(0, len(crops), _UPLOAD):
+                rows = np.arange(start, min(start + _UPLOAD, len(crops)))
+                self._resident[start : start + len(rows)] = torch.from_numpy(crops.take(rows)).to(device)
 
     def __len__(self) -> int:
         return len(self._crops)

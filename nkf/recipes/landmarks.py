@@ -27,7 +27,6 @@ from nkf.recipes.mesh import Mesh
 from nkf.weights import Kind, WeightsInfo
 
 WHOLE_SIZE = 128  # side in pixels at which pictures wait for their crops; FER-2013's and FairFace's are smaller
-MESH_WEIGHT = 0.5  # of the mean distance of the mesh's vertices, beside the landmarks' loss
 _VERTICES = 96  # of the mesh that one step looks at; all 478 heatmaps would take a fifth of its time
 
 
@@ -109,8 +108,8 @@ class LandmarkRecipe:
             return landmark_loss(found.points_px, found.spread_px, target, face_size)
         with autocast(self.config, self.device):
             found, mesh = model.with_mesh(batch.crops, batch.vertices)  # type: ignore[operator]
-        mesh_loss = ((mesh - batch.mesh_px).norm(dim=-1) / face_size).mean()
-        return landmark_loss(found.points_px, found.spread_px, target, face_size) + MESH_WEIGHT * mesh_loss
+        of_mesh = ((mesh - batch.mesh_px).norm(dim=-1) / face_size).mean()
+        return landmark_loss(found.points_px, found.spread_px, target, face_size) + self.config.mesh_weight * of_mesh
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:

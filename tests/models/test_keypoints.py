@@ -2,9 +2,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from nkf.geometry import MEAN_SHAPE, NASAL_BASE
 from nkf.models.keypoints import RKFA, perturb_landmarks, sample_keypoints
+from nkf.models.nkf import KeypointFeatures
 
 
 def bilinear_by_hand(feature_map: torch.Tensor, x: float, y: float) -> torch.Tensor:
@@ -53,10 +55,13 @@ def test_perturbation_has_the_spread_that_was_asked_for() -> None:
 
 
 def test_common_shift_moves_all_landmarks_of_a_face_alike() -> None:
-    landmarks = torch.tensor(MEAN_SHAPE * 112).float().expand(5, 68, 2)
-    moved = perturb_landmarks(landmarks, 0.0, 112, common_sigma=0.02) - landmarks
+    landmarks = torch.tensor(MEAN_SHAPE * 112).float().expand(2000, 68, 2)
+    distance = (landmarks[0, 42:48].mean(0) - landmarks[0, 36:42].mean(0)).norm()
+    generator = torch.Generator().manual_seed(0)
+    moved = perturb_landmarks(landmarks, 0.0, 112, common_sigma=0.02, generator=generator) - landmarks
     torch.testing.assert_close(moved, moved[:, :1].expand_as(moved), atol=1e-4, rtol=0)
-    assert moved.abs().sum() > 0
+    assert float(moved[:, 0].std()) == pytest.approx(0.02 * float(distance), rel=0.05)
+    assert torch.corrcoef(moved[:, 0].T)[0, 1].abs() < 0.1  # of x and y
 
 
 def test_perturbed_landmarks_stay_inside_the_crop() -> None:
@@ -86,14 +91,24 @@ def test_spatial_attention_follows_its_formula() -> None:
     torch.testing.assert_close(attention(features), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("representative", "moves"), [("nasal_base", True), ("nose_tip", False), ("mean", True)])
-def test_representative_decides_what_drives_the_attention(representative: str, moves: bool) -> None:
+@pytest.mark.parametrize(
+    ("representative", "landmark", "moves"),
+    [
+        ("nasal_base", 33, True),
+        ("nasal_base", 30, False),
+        ("nose_tip", 30, True),
+        ("nose_tip", 33, False),
+        ("mean", 5, True),
+        ("learned", 33, False),
+    ],
+)
+def test_representative_decides_what_drives_the_attention(representative: str, landmark: int, moves: bool) -> None:
     torch.manual_seed(0)
     features = torch.randn(1, 68, 16)
     attention = RKFA(16, "channel", representative)
     changed = features.clone()
-    changed[:, NASAL_BASE] += 3
-    others = [k for k in range(68) if k != NASAL_BASE]
+    changed[:, landmark] += 3
+    others = [k for k in range(68) if k != landmark]
     same = torch.allclose(attention(features)[:, others], attention(changed)[:, others])
     assert same != moves
 
@@ -103,3 +118,30 @@ def test_no_attention_changes_nothing_and_unknown_forms_are_refused() -> None:
     assert RKFA(8, "none")(features) is features
     with pytest.raises(ValueError, match="unknown attention form 'squeeze'"):
         RKFA(8, "squeeze")
+    with pytest.raises(ValueError, match="unknown representative 'chin'; known: nasal_base, nose_tip, mean, learned"):
+        RKFA(8, "channel", "chin")
+
+
+def test_learned_query_starts_even_and_is_learnt() -> None:
+    torch.manual_seed(0)
+    features, attention = torch.randn(2, 68, 16), RKFA(16, "spatial", "learned")
+    torch.testing.assert_close(
+        attention.attention_weights(features, attention.query.expand(2, -1)), torch.ones(2, 68) / 68
+    )
+    attention(features).square().sum().backward()
+    assert attention.query.grad.abs().sum() > 0
+
+
+def test_keypoint_features_are_those_of_projected_maps_side_by_side() -> None:
+    """Projecting the map before reading it, as the literature does, gives the same."""
+    torch.manual_seed(0)
+    maps, points = [torch.randn(2, 5, 28, 28), torch.randn(2, 7, 7, 7)], torch.rand(2, 68, 2) * 112
+    module = KeypointFeatures([5, 7], 9)
+    parts = [
+        sample_keypoints(F.conv2d(one, project.weight[:, :, None, None]), points, 112)
+        for one, project in zip(maps, module.projections, strict=True)
+    ]
+    together = torch.cat(parts, dim=2)  # 4 channels of each: 9 are not even
+    mean, variance = together.mean(dim=(0, 1)), together.var(dim=(0, 1), correction=0)
+    expected = (together - mean) / (variance + 1e-5).sqrt()
+    torch.testing.assert_close(module(maps, points, 112), expected, atol=1e-4, rtol=1e-4)

@@ -106,10 +106,21 @@ def test_saved_network_loads_to_the_same_function(
             assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["fan", "detector", "channel", "spatial", "both sources"])
-def test_exported_network_agrees_with_torch(name: str, tmp_path: Path) -> None:
+# Shallow networks that have every kind of part: the exporter takes a second a layer.
+EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "fan": ("fan", {"backbone": "tiny"}),
+    "detector": ("detector", {"widths": (8,) * 6, "depths": (1,) * 5, "neck": 8, "head_depth": 1}),
+    "channel": VARIANTS["channel"],
+    "spatial, both sources": ("nkf", architecture(attention="spatial", sources="both", strides=(4, 16))),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPORTED)
+def test_exported_network_agrees_with_torch(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nkf.models.create_backbone", lambda _: create_backbone("tiny"))  # for the alignment network
     torch.manual_seed(1)
-    kind, fields = VARIANTS[name]
+    kind, fields = EXPORTED[name]
     network = create_model(kind, fields, len(CLASSES)).eval()
     save_model(network, tmp_path / "net.safetensors", info_of(kind, fields, network))
     info = export(str(tmp_path / "net.safetensors"), tmp_path / "out", name="twin")  # raises when they disagree
@@ -166,17 +177,16 @@ def test_a_part_of_the_mesh_is_the_same_as_all_of_it() -> None:
         torch.testing.assert_close(network(crops).points_px, landmarks.points_px)
 
 
-def test_landmarks_are_perturbed_in_training_only() -> None:
+@pytest.mark.parametrize(("sigma", "common_sigma"), [(0.5, 0.0), (0.0, 0.5), (0.0, 0.0)])
+def test_landmarks_are_perturbed_in_training_only(sigma: float, common_sigma: float) -> None:
     torch.manual_seed(0)
-    network = NKF(create_backbone("tiny"), num_classes=8, sigma=0.5, dropout=0.0)
+    network = NKF(create_backbone("tiny"), num_classes=8, sigma=sigma, common_sigma=common_sigma, dropout=0.0)
     crops, landmarks_px = inputs_of("nkf")
-    network.eval()
     with torch.no_grad():
-        assert torch.equal(network(crops, landmarks_px), network(crops, landmarks_px))
-        network.head.train()  # batch statistics alone are the same on the same batch
-        assert not network.training
-        network.training = True
-        assert not torch.equal(network(crops, landmarks_px), network(crops, landmarks_px))
+        for mode in (False, True):  # batch norms take the same statistics from the same batch
+            network.train(mode)
+            same = torch.equal(network(crops, landmarks_px), network(crops, landmarks_px))
+            assert same == (not mode or sigma == common_sigma == 0)
 
 
 def test_frozen_alignment_network_stays_in_evaluation_mode() -> None:

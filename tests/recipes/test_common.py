@@ -118,3 +118,5 @@ def test_a_gpu_gives_the_same_batches(share: float, monkeypatch: pytest.MonkeyPa
     for found, wanted in zip(on_gpu, on_cpu, strict=True):
         assert found.device.type == "cuda"
         torch.testing.assert_close(found.cpu(), wanted)
+    nothing = FaceTensors(CropRows([(FIRST, ROWS[:0])]), landmarks_px[:0], torch.device("cuda"))  # of a split
+    assert list(nothing.batches()) == []
