@@ -11,8 +11,6 @@ training would go on from, and every line of the log but for its time. Exit code
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import random
 import shutil
 import signal
@@ -28,6 +26,8 @@ import torch
 from safetensors.torch import load_file
 
 from nkf.config import TrainConfig, load_config, override
+from nkf.files import replacing
+from nkf.machine import machine
 from nkf.train import LOG_EVERY, train
 
 # Without --config: the smallest network for about a minute, with all that a step can have.
@@ -72,7 +72,7 @@ def main() -> None:
     result = {
         "schema": 1,
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "command": " ".join(["python", "benchmarks/resume.py", *sys.argv[1:]]),
         "torch": torch.__version__,
         "seconds": round(time.monotonic() - begun),
@@ -84,7 +84,8 @@ def main() -> None:
     }
     print(json.dumps({"steps": result["steps"], "kills": len(kills), "equal": equal}, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        with replacing(options.json) as file:
+            file.write_text(json.dumps(result, indent=1) + "\n")
     sys.exit(0 if all(equal.values()) else 1)
 
 

@@ -1,4 +1,4 @@
-"""Pictures and tables made from saved numbers. The only file that imports matplotlib."""
+"""Pictures made from saved numbers; matplotlib is imported here and in the modules `report_*` alone."""
 
 from importlib.util import find_spec
 from pathlib import Path
