@@ -140,6 +140,7 @@ def split(
     for pair, number in manifest["leaks_found"].items():
         if number:  # with --keep-test
             print(f"duplicates: {number:,} {pair}; nkf data check names them")
+    print(f"written to {out}")
 
 
 DATA_COMMANDS: CommandTable = {"import": IMPORT_COMMANDS, "check": check, "show": show, "split": split}

@@ -304,6 +304,7 @@ def _import(list_dataset: "ListDataset", source: Path, out: Path, common: Common
         print(f"nkf: interrupted; the same command goes on from {out}.partial", file=sys.stderr)
         raise
     print_report(report)
+    print(f"written to {out}")
     if common.crops is not None:
         from nkf.data.dataset import load_crops
         from nkf.data.pack import Pack

@@ -5,6 +5,7 @@ Weights are rounded to float16 first, in both files alike, so that they agree; t
 
 import json
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -151,16 +152,18 @@ def to_onnx(network: nn.Module, info: WeightsInfo) -> onnx.ModelProto:
     if info.kind == "detector":  # any picture whose sides are multiples of 64
         dynamic |= {2: 64 * torch.export.Dim("rows", min=1), 3: 64 * torch.export.Dim("columns", min=1)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # else it regrets at each call that torchvision is missing
-    program = torch.onnx.export(
-        module.eval(),
-        tuple(inputs),
-        input_names=list(names),
-        output_names=list(OUTPUTS[info.kind]),
-        dynamic_shapes=tuple(dynamic for _ in inputs),
-        dynamo=True,
-        verbose=False,
-        optimize=False,  # it would fold batch norms into weights, which are then no float16 values any more
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the exporter's own internals
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs),
+            input_names=list(names),
+            output_names=list(OUTPUTS[info.kind]),
+            dynamic_shapes=tuple(dynamic for _ in inputs),
+            dynamo=True,
+            verbose=False,
+            optimize=False,  # it would fold batch norms into weights, which are then no float16 values any more
+        )
     assert program is not None
     fold_constants(program.model)
     remove_unused_nodes(program.model)

@@ -88,7 +88,8 @@ def test_own_pictures_from_folders(run: Run, fake_landmarks: NDArray[np.float32]
     assert [line.split()[:4] for line in out[:3]] == [
         ["split", "images", "neutral", "happiness"], ["train", "12", "0", "6"], ["valid", "4", "0", "2"],
     ]  # fmt: skip
-    assert out[3:] == ["duplicates: 0 valid in train", "landmarks: 16 found, 0 missing", "skipped: 1 unreadable images"]
+    duplicates, landmarks = "duplicates: 0 valid in train", "landmarks: 16 found, 0 missing"
+    assert out[3:] == [duplicates, landmarks, "skipped: 1 unreadable images", "written to pack"]
     (warning,) = err
     assert warning.startswith("nkf: warning: skipped ")
     assert "happy/broken.png" in warning
@@ -307,7 +308,9 @@ def test_faces_of_one_photo_stay_together(run: Run) -> None:
     assert set(pack.column("landmarks_source")) == {"fan"}
     code, out, _ = run("data split pack out --valid 0.25 --test 0.25")
     assert code == 0
-    assert [line.split()[:2] for line in out] == [["split", "images"], ["train", "18"], ["valid", "9"], ["test", "9"]]
+    table = [["split", "images"], ["train", "18"], ["valid", "9"], ["test", "9"]]
+    assert [line.split()[:2] for line in out[:-1]] == table
+    assert out[-1] == "written to out"
     split = Pack(Path("out"))
     assert len(set(zip(split.column("photo"), split.splits, strict=True))) == 12
     assert run("data check out")[0] == 0
