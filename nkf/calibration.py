@@ -26,10 +26,9 @@ from nkf.errors import NkfError
 from nkf.evaluate import LandmarkSource, Scored, check_can_write, score, without_copy_in_train
 from nkf.files import replacing
 from nkf.machine import machine
-from nkf.metrics import Labels, accuracy_figures, mean_class_accuracy, wilson_interval
+from nkf.metrics import Labels, mean_class_accuracy, wilson_interval
 from nkf.progress import Progress, no_progress
 from nkf.reliability import (
-    BINS,
     LEAST,
     bootstrap_interval,
     brier_score,
@@ -39,6 +38,7 @@ from nkf.reliability import (
     expected_calibration_error,
     least_confidence,
     negative_log_likelihood,
+    reliability_bins,
     risk_under_coverage,
 )
 from nkf.report_calibration import draw_coverage, draw_reliability
@@ -251,23 +251,13 @@ def judge(
         "target_accuracy": target_accuracy,
         "min_confidence": least_confidence(confidence, right, target_accuracy),
         "at_min_confidence": judge_threshold(confidence, right, parts, target_accuracy),
-        "reliability": {"before": _bins(before, labels), "after": _bins(after, labels)},
+        "reliability": {name: _bins(one, labels) for name, one in (("before", before), ("after", after))},
         "curve": {"before": _curve(before, labels), "after": _curve(after, labels)},
     }
 
 
 def _bins(probabilities: Floats, labels: Labels) -> list[dict[str, Any]]:
-    """What is in each bin of equal width that holds any image."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = confidence_bins(confidence)
-    return [
-        {
-            "low": number / BINS,
-            "confidence": float(confidence[bins == number].mean()),
-            **accuracy_figures(right[bins == number]),
-        }
-        for number in np.unique(bins).tolist()
-    ]
+    return reliability_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
 
 
 def _curve(probabilities: Floats, labels: Labels) -> dict[str, list[float]]:

@@ -4,12 +4,12 @@ Legend: N images, C classes; `confidence` is the probability of the predicted cl
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nkf.metrics import Labels
+from nkf.metrics import Labels, accuracy_figures
 
 Probabilities = NDArray[np.floating]  # (N, C)
 Confidence = NDArray[np.floating]  # (N,)
@@ -60,6 +60,16 @@ def expected_calibration_error(
     weights = np.ones(len(confidence)) if weights is None else weights
     gaps = np.bincount(bins, weights * (right - confidence.astype(np.float64)))
     return float(np.abs(gaps).sum() / weights.sum())
+
+
+def reliability_bins(confidence: Confidence, right: Right) -> list[dict[str, Any]]:
+    """What is in each bin of equal width that holds any image: its lower end, mean confidence, accuracy, interval."""
+    bins = confidence_bins(confidence)
+    return [
+        {"low": number / BINS, "confidence": float(confidence[bins == number].mean())}
+        | accuracy_figures(right[bins == number])
+        for number in np.unique(bins).tolist()
+    ]
 
 
 def error_of_perfect(confidence: Confidence, *, replicates: int = REPLICATES, seed: int = 0) -> float:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nkf.metrics import wilson_interval
-from nkf.reliability import BINS, confidence_bins
+from nkf.reliability import BINS, reliability_bins
 from nkf.report import require_matplotlib
 
 Values = Sequence[float] | NDArray[np.float64]
@@ -125,20 +124,17 @@ def draw_reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_])
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    bins = confidence_bins(confidence)
-    used = np.unique(bins)
-    sure = np.array([confidence[bins == number].mean() for number in used])
-    hits = np.array([right[bins == number].mean() for number in used])
-    counts = np.array([(bins == number).sum() for number in used])
-    ends = [wilson_interval(int(right[bins == number].sum()), int((bins == number).sum())) for number in used]
+    bins = reliability_bins(confidence, right)
+    keys = ("low", "confidence", "accuracy", "n", "accuracy_ci95")
+    starts, sure, hits, counts, ends = (np.array([row[key] for row in bins]) for key in keys)
     with rc_context(_STYLE):
         figure = Figure(figsize=(3.6, 3.3), layout="constrained")
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         top.plot([0, 1], [0, 1], color="#8b97a3", linestyle=":")
-        errors = np.maximum(np.abs(np.array(ends).T - hits), 0)
+        errors = np.maximum(np.abs(ends.T - hits), 0)
         top.errorbar(sure, hits, yerr=errors, color=_COLOURS[0], marker="o", markersize=4, capsize=2, linewidth=1.4)
         top.set(ylim=(0, 1.02), xlim=(0, 1), ylabel="share that is right")
-        below.bar((used + 0.5) / BINS, counts, 0.9 / BINS, color="#8fb4d9")
+        below.bar(starts + 0.5 / BINS, counts, 0.9 / BINS, color="#8fb4d9")
         below.set(xlabel="confidence", ylabel="images")
         return _svg(figure)
 
