@@ -30,6 +30,7 @@ IMAGE_SUFFIXES = frozenset({
 })
 # fmt: on
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
 MAX_PIXELS = 100_000_000  # a decompression bomb costs 3 bytes a pixel before anything can refuse it
 
 _UPRIGHT = {  # EXIF orientation -> what undoes it

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from nkf.config import AugmentConfig
 from nkf.geometry import LANDMARK_MIRROR, MEAN_SHAPE
+from nkf.images import IMAGENET_MEAN
 
 _NEAR = 0.2  # ranges of a well-placed crop, over those of a loose one
 
@@ -41,6 +42,7 @@ def augment(
         (B,) bool: mirrored or not.
     """
     matrices, mirrored = random_similarities(base, crop_size, config, generator)
+    matrices = resized_crop(matrices, crop_size, config.resized_crop, generator)
     crops = warp(images, matrices, crop_size)
     landmarks = transform_landmarks(landmarks_px, matrices, mirrored)
     crops = cover_eyes(crops, landmarks, config.glasses, generator)
@@ -49,8 +51,8 @@ def augment(
     crops = blur(crops, config.blur, generator)
     crops = motion_blur(crops, config.motion_blur, generator)
     crops = lower_resolution(crops, config.low_resolution, generator)
-    crops = erase(crops, config.erase, config.erase_area, generator)
-    crops = add_noise(crops, config.noise, generator)
+    crops = erase(crops, config, generator)
+    crops = add_noise(crops, config.noise, config.noise_probability, generator)
     crops = jpeg(crops.clamp(0, 1), config.jpeg, generator)
     return crops.clamp(0, 1), landmarks, matrices, mirrored
 
@@ -99,6 +101,28 @@ def similarity_matrices(
     first = matrices[:, 0] * across
     first = torch.cat([first[:, :2], first[:, 2:] + mirrored[:, None] * crop_size], dim=-1)
     return torch.stack([first, matrices[:, 1]], dim=1)
+
+
+def resized_crop(matrices: Tensor, crop_size: int, smallest: float, generator: Generator) -> Tensor:
+    """Let a random part of each crop fill it: of `smallest` to all of its area, 3:4 to 4:3.
+
+    Args:
+        matrices: (B, 2, 3) from image to crop.
+        crop_size: side of the crop in pixels.
+        smallest: share of the area; 1 changes nothing.
+        generator: on the matrices' device.
+
+    Returns:
+        Matrices (B, 2, 3) from image to the enlarged part.
+    """
+    if smallest == 1:
+        return matrices
+    lot = torch.rand(len(matrices), 4, generator=generator, device=matrices.device)
+    area, aspect = smallest + (1 - smallest) * lot[:, 0], (4 / 3) ** (2 * lot[:, 1] - 1)
+    extent = torch.stack([area * aspect, area / aspect], dim=1).sqrt().clamp(max=1)  # (B, 2) shares of the side
+    corner = lot[:, 2:] * (1 - extent) * crop_size
+    matrices = torch.cat([matrices[:, :, :2], matrices[:, :, 2:] - corner[..., None]], dim=-1)
+    return matrices / extent[..., None]
 
 
 def warp(images: Tensor, matrices: Tensor, crop_size: int) -> Tensor:
@@ -254,12 +278,12 @@ def lower_resolution(images: Tensor, probability: float, generator: Generator, s
     return torch.where(_chance(images, probability, generator), coarse, images)
 
 
-def erase(images: Tensor, probability: float, largest_area: float, generator: Generator) -> Tensor:
-    """Cover a random rectangle of some images with one random colour."""
-    if not probability:
+def erase(images: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
+    """Cover a random rectangle of some images with one colour, random or ImageNet's mean."""
+    if not config.erase:
         return images
     side = images.shape[-1]
-    area = (0.02 + (largest_area - 0.02) * _uniform(images, 0, 1, generator)) * side**2
+    area = (0.02 + (config.erase_area - 0.02) * _uniform(images, 0, 1, generator)) * side**2
     aspect = 2 ** _uniform(images, -1.5, 1.5, generator)  # width over height
     half_width, half_height = (area * aspect).sqrt() / 2, (area / aspect).sqrt() / 2
     centre_x, centre_y = _uniform(images, 0, side, generator), _uniform(images, 0, side, generator)
@@ -268,15 +292,20 @@ def erase(images: Tensor, probability: float, largest_area: float, generator: Ge
         (axis.view(1, 1, -1, 1) - centre_y).abs() < half_height
     )
     color = torch.rand(len(images), 3, 1, 1, generator=generator, device=images.device)
-    return torch.where(inside & _chance(images, probability, generator), color, images)
+    if config.erase_fill == "mean":
+        color = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
+    return torch.where(inside & _chance(images, config.erase, generator), color, images)
 
 
-def add_noise(images: Tensor, largest: float, generator: Generator) -> Tensor:
-    """Add Gaussian pixel noise, its standard deviation uniform in [0, largest] for each image."""
+def add_noise(images: Tensor, largest: float, probability: float, generator: Generator) -> Tensor:
+    """Add Gaussian pixel noise to some images, its standard deviation uniform in [0, largest] for each."""
     if not largest:
         return images
     noise = torch.randn(images.shape, generator=generator, device=images.device)
-    return images + _uniform(images, 0, largest, generator) * noise
+    spread = _uniform(images, 0, largest, generator)
+    if probability < 1:
+        spread = spread * _chance(images, probability, generator)
+    return images + spread * noise
 
 
 def _uniform(like: Tensor, low: float, high: float, generator: Generator) -> Tensor:

@@ -16,25 +16,37 @@ from nkf.files import file_sha256, replacing
 from nkf.models.backbone import create_backbone
 from nkf.models.contrastive import FaceEncoder
 from nkf.models.detector import FaceDetector
+from nkf.models.eac import EAC
+from nkf.models.efficientface import EfficientFace
+from nkf.models.face_trunks import LandmarkRegressor
 from nkf.models.fan import FAN
 from nkf.models.nkf import NKF
+from nkf.models.poster import POSTER
+from nkf.models.poster_pp import POSTERPlusPlus
 from nkf.weights import Calibration, WeightsInfo
 
-NumpyModel = Callable[..., tuple[NDArray[np.float32], ...]]
+COMPARED: dict[str, Callable[..., nn.Module]] = {
+    "poster": POSTER, "poster_pp": POSTERPlusPlus, "eac": EAC, "efficientface": EfficientFace
+}  # fmt: skip
+"""The systems that NKF is compared with."""
 
 
 def create_model(kind: str, architecture: dict[str, Any], num_classes: int = 0) -> nn.Module:
     """Build a network with fresh weights.
 
     Args:
-        kind: ``fan``, ``nkf``, ``detector`` or ``backbone``.
-        architecture: fields of `nkf.config.NetworkConfig`; ``fan`` and ``backbone`` use
-            ``backbone`` alone, and ``detector`` none.
-        num_classes: of an ``nkf``.
+        kind: one of `nkf.weights.Kind`.
+        architecture: fields of the system's configuration in `nkf.network_config` but for its name; ``fan`` and
+            ``backbone`` use ``backbone`` alone, ``detector`` and ``landmark_trunk`` none.
+        num_classes: of a network that tells expressions.
     """
     options = dict(architecture)
     if kind == "detector":
         return FaceDetector(**options)
+    if kind == "landmark_trunk":
+        return LandmarkRegressor()
+    if kind in COMPARED:
+        return COMPARED[kind](num_classes=num_classes, **options)
     backbone = create_backbone(options.pop("backbone"))
     if kind == "fan":
         return FAN(backbone)
@@ -102,8 +114,8 @@ class WithProbabilities(nn.Module):
         biases = calibration.class_biases if calibration else ()
         self.register_buffer("biases", torch.tensor(biases, dtype=torch.float32) if biases else None)  # (N,)
 
-    def forward(self, crops: Tensor, landmarks_px: Tensor) -> Tensor:
-        """Crops (B, 3, S, S) and landmarks (B, 68, 2) to probabilities (B, N)."""
+    def forward(self, crops: Tensor, landmarks_px: Tensor | None = None) -> Tensor:
+        """Crops (B, 3, S, S), and for NKF landmarks (B, 68, 2), to probabilities (B, N)."""
         logits: Tensor = self.network(crops, landmarks_px)
         if self.scale is not None:
             logits = self.scale * logits

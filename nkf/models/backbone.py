@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nkf.images import IMAGENET_MEAN, IMAGENET_STD
 from nkf.models.layers import Activation, ConvBN, DepthwiseBlock, ImageNormalization, PReLU
 
 FeatureMaps = dict[int, Tensor]  # stride -> (B, C, S / stride, S / stride)
@@ -129,7 +130,6 @@ class IR(Backbone):
         return dict(zip((4, 8, 16), maps[-3:], strict=True))
 
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 _MOBILE: dict[str, Any] = {

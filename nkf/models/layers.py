@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation = Literal["prelu", "relu6", "none"]
+Activation = Literal["prelu", "relu6", "relu", "none"]
 
 
 class _PReLUFunction(torch.autograd.Function):
@@ -43,7 +43,8 @@ def make_activation(kind: Activation, channels: int) -> nn.Module:
     """Build one activation layer."""
     if kind == "prelu":
         return PReLU(channels)
-    return nn.ReLU6() if kind == "relu6" else nn.Identity()
+    plain: dict[str, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU, "none": nn.Identity}
+    return plain[kind]()
 
 
 class ConvBN(nn.Sequential):

@@ -14,13 +14,13 @@ from nkf.models import count_parameters, create_model, load_model, save_model
 from nkf.models.backbone import create_backbone
 from nkf.models.fan import FAN, soft_argmax, spatial_softmax
 from nkf.models.nkf import NKF
-from nkf.weights import WeightsInfo, find_weights
+from nkf.weights import EXPRESSION_KINDS, INPUTS, WeightsInfo, find_weights
 
 CLASSES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 
 
 def architecture(**fields: Any) -> dict[str, Any]:
-    return NetworkConfig(backbone="tiny", keypoint_channels=32).model_copy(update=fields).model_dump(mode="json")
+    return NetworkConfig(backbone="tiny", keypoint_channels=32).model_copy(update=fields).architecture()
 
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -36,7 +36,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "learned_query": ("nkf", architecture(representative="learned", attention="spatial")),
     "both sources": ("nkf", architecture(sources="both")),
     "fan source": ("nkf", architecture(sources="fan")),
+    "poster": ("poster", {"depth": 1}),
+    "poster_pp": ("poster_pp", {}),
+    "eac": ("eac", {"trunk": "tiny"}),
+    "eac, resnet18": ("eac", {"trunk": "resnet18"}),
+    "efficientface": ("efficientface", {}),
+    "landmark_trunk": ("landmark_trunk", {}),
 }
+SIZES = {"poster": 112, "poster_pp": 112, "landmark_trunk": 112}  # sides of crops; the others take 64
+FROZEN = ("fan.", "landmark_trunk.")  # parts without gradients
 
 
 def info_of(kind: Any, fields: dict[str, Any], network: nn.Module, size: int = 64) -> WeightsInfo:
@@ -44,8 +52,8 @@ def info_of(kind: Any, fields: dict[str, Any], network: nn.Module, size: int = 6
         name="net",
         kind=kind,
         architecture=fields,
-        classes=CLASSES if kind == "nkf" else (),
-        input_size=size,
+        classes=CLASSES if kind in EXPRESSION_KINDS else (),
+        input_size=SIZES.get(kind, size),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         parameters=count_parameters(network),
@@ -53,9 +61,10 @@ def info_of(kind: Any, fields: dict[str, Any], network: nn.Module, size: int = 6
     )
 
 
-def inputs_of(kind: str, count: int = 3, size: int = 64) -> tuple[torch.Tensor, ...]:
+def inputs_of(kind: Any, count: int = 3) -> tuple[torch.Tensor, ...]:
+    size = SIZES.get(kind, 64)
     crops, landmarks_px = torch.rand(count, 3, size, size), torch.rand(count, 68, 2) * size
-    return (crops,) if kind in ("fan", "detector") else (crops, landmarks_px)
+    return (crops, landmarks_px)[: len(INPUTS[kind])]
 
 
 @pytest.fixture(params=VARIANTS)
@@ -80,6 +89,8 @@ def test_forward_and_backward(variant: tuple[str, dict[str, Any], nn.Module]) ->
         total = points_px.square().sum() + spread_px.sum() + mesh.square().sum()
     elif kind == "detector":
         total = network.raw_maps(*inputs_of(kind)).square().sum()
+    elif kind == "landmark_trunk":
+        total = network(*inputs_of(kind)).square().sum()
     else:
         output = network(*inputs_of(kind))
         assert output.shape == (3, len(CLASSES))
@@ -90,7 +101,7 @@ def test_forward_and_backward(variant: tuple[str, dict[str, Any], nn.Module]) ->
             assert parameter.grad is not None, f"{name} gets no gradient"
             assert torch.isfinite(parameter.grad).all()
         else:
-            assert name.startswith("fan."), f"only the face alignment network is frozen, not {name}"
+            assert name.startswith(FROZEN), f"only networks that were trained for landmarks are frozen, not {name}"
 
 
 def test_saved_network_loads_to_the_same_function(
