@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timing import by_turns, count_macs, peak_macs_per_second
+from timing import peak_macs_per_second
 
 from nkf.boxes import box_iou
+from nkf.costs import by_turns, count_macs
 from nkf.data.pack import Pack
 from nkf.detectors import NkfDetector
 from nkf.evaluate_landmarks import CONDITIONS, KnownFaces, measure

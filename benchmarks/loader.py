@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timing import by_turns
 
+from nkf.costs import by_turns
 from nkf.data.dataset import CropRows, load_crops
 from nkf.data.pack import Pack
 from nkf.preprocess import to_float

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nkf.ablation_text import HOW_TO_READ, interval, percent, study_parts, table
+from nkf.compare import comparison_table
 from nkf.files import replacing
 from nkf.metrics import wilson_interval
 from nkf.report_calibration import draw_coverage, draw_reliability
@@ -43,6 +44,9 @@ COMMANDS = {
     "robustness-mobile": "nkf robustness data/ferplus --model mobile --out results/robustness",
     "colour-mobile": "nkf robustness data/fairface --colour --split train --model mobile --out results/colour",
     "calibration-mobile": "nkf calibrate data/ferplus --model mobile --out results/calibration",
+    "counts": "python benchmarks/counts.py --json benchmarks/results/counts.json",
+    "compare-cpu": "nkf compare configs/compare/cpu.yaml --out runs/compare-cpu",
+    "compare": "nkf compare configs/compare/cuda.yaml --out runs/compare --device cuda",
     "resume": "python benchmarks/resume.py --json benchmarks/results/resume.json",
     "training": "python benchmarks/training.py data/ferplus --json benchmarks/results/training.json",
 }
@@ -78,6 +82,15 @@ out); none was checked here. They are about other images than ours, and do not c
 - **Size.** The backbones of POSTER, POSTER++ and EAC have tens of millions of weights, and start from face-identity
   networks that were trained on millions of pictures; `mobile` is far smaller (`nkf models`).
 - **RAF-DB and AffectNet** are given to researchers on request only, and were not at hand: nothing of ours is beside."""
+
+COMPARED = """\
+*Before training* is the accuracy of the fresh network on the first 512 images, *loss* the mean of the first and of the
+last tenth of its steps (each system's own loss: the numbers of two systems do not compare). Latency is of fresh
+networks, by turns in one go, and per face; multiply-adds are of convolutions and matrix products. *Over images* is the
+interval of the difference for these trained networks; one run tells nothing about other runs."""
+COUNTED = """\
+The public code's counts were taken from its modules with random weights, at 224×224 pixels, seven or eight classes,
+with the parts in that have no effect on the answer; ours leave these out unless asked."""
 
 
 def missing(name: str) -> str:
@@ -161,6 +174,45 @@ def ablation_section(name: str, documents: Documents) -> str:
     seeds = sorted({int(name.rpartition("-")[2]) for row in rows.values() for name in row["repeats"]})
     facts = [f"{', '.join(of['data'])}", f"seeds {', '.join(map(str, seeds))}", f"{hours:.1f} h of training"]
     return "\n\n".join([*parts, made(name, of, *facts, *of["machines"])])
+
+
+def comparison_section(documents: Documents) -> str:
+    """The compared systems in one harness: on a CPU for minutes, on CUDA for epochs."""
+    parts = ["## The compared systems in one harness"]
+    for name in ("compare-cpu", "compare"):
+        if name not in documents:
+            parts.append(missing(name))
+            continue
+        of = documents[name]
+        budget = (
+            f"{of['base']['epochs']:g} epochs" if of["minutes"] is None else f"{of['minutes']:g} minutes of training"
+        )
+        parts += [f"### {of['title']}", f"{budget} each; differences are to {of['reference']}. {COMPARED}"]
+        parts += [comparison_table(of["rows"]), made(name, of, ", ".join(of["data"]))]
+    return "\n\n".join(parts)
+
+
+def counts_section(documents: Documents) -> str:
+    """Ours and the public code's sizes of the compared systems; part by part where they differ."""
+    title, name = "## Sizes beside the public code's", "counts"
+    if name not in documents:
+        return f"{title}\n\n{missing(name)}"
+    of, lines, different = documents[name], [], []
+    for system, rows in of["systems"].items():
+        total = next(row for row in rows if row["part"] == "total")
+        live = next(row for row in rows if row["part"] == "total without dead parts")
+        equal = sum(row["equal"] for row in rows)
+        cells = (f"{value:,}" for key in ("parameters", "macs") for value in total[key])
+        lines.append([system, *cells, f"{live['parameters'][0]:,}", f"{equal} of {len(rows)}"])
+        different += [
+            f"- {system}, {row['part']}: {row['parameters']}, {row['macs']}" for row in rows if not row["equal"]
+        ]
+    header = [
+        "system", "parameters", "public code's", "multiply-adds", "public code's", "parameters with an effect",
+        "parts equal",
+    ]  # fmt: skip
+    told = "Different:\n\n" + "\n".join(different) if different else "No part differs."
+    return "\n\n".join([title, COUNTED, table(header, lines), told, made(name, of)])
 
 
 def _conditions(of: Document) -> str:
@@ -339,6 +391,8 @@ def page(documents: Documents) -> str:
         published_section(documents),
         f"## How to read the ablations\n\n{HOW_TO_READ}",
         *(ablation_section(name, documents) for name in ABLATIONS),
+        comparison_section(documents),
+        counts_section(documents),
         robustness_section(documents),
         colour_section(documents),
         calibration_section(documents),

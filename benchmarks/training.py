@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timing import by_turns, count_macs, seconds
+from timing import seconds
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from nkf.config import AugmentConfig, TrainConfig
+from nkf.costs import by_turns, count_macs
 from nkf.files import replacing
 from nkf.geometry import MEAN_SHAPE
 from nkf.images import align

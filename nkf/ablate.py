@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from nkf.config import StrictModel, TrainConfig, merged, read_yaml, validated
+from nkf.config import TrainConfig, merged, read_yaml, validated
 from nkf.corruptions import CORRUPTIONS
 from nkf.errors import NkfError
 from nkf.files import replacing
@@ -38,9 +38,11 @@ from nkf.machine import machine
 from nkf.models import TorchModel, load_model
 from nkf.models.backbone import FeatureMaps
 from nkf.models.nkf import NKF
+from nkf.network_config import StrictModel
 from nkf.progress import Progress, no_progress
 from nkf.recipes.expression import ExpressionRecipe
 from nkf.robustness import corrupted_crops, noise_curve
+from nkf.run_log import training_seconds
 from nkf.train import train
 from nkf.views import BATCH
 from nkf.weights import find_weights
@@ -78,6 +80,9 @@ class Grid(StrictModel):
     noises: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         default=(0.0, 0.02, 0.05, 0.1, 0.15, 0.2),
         description="standard deviations of the noise on the landmarks, over the distance of the eye centres",
+    )
+    minutes: float | None = Field(
+        default=None, gt=0, description="stop each training after so long, wherever it is; by default it is finished"
     )
     robustness: bool = Field(default=False, description="measure on damaged pictures too, each damage at severity 3")
 
@@ -250,14 +255,16 @@ def ablate(
 def _finish(run: Run, grid: Grid, device: str, deadline: float, progress: Progress) -> bool:
     """Do what a run lacks; False where the time ends before."""
     if not run.measured.exists():
-        left = (deadline - time.monotonic()) / 60
-        if left <= 0:
+        if time.monotonic() >= deadline:
             return False
-        summary = train(run.config, run.folder, device=device, max_minutes=left, progress=progress)
-        if not summary["finished"]:
+        own = _own_minutes(run, grid, device, progress)
+        left = (deadline - time.monotonic()) / 60
+        summary = train(run.config, run.folder, device=device, max_minutes=min(left, own), progress=progress)
+        if not summary["finished"] and left <= own:
             return False
         measure(run, device).write(run.measured)
-    if not _holds(run.noise, [f"{noise:g}" for noise in grid.noises]):
+    reads_landmarks = run.config.network.system == "nkf"
+    if reads_landmarks and not _holds(run.noise, [f"{noise:g}" for noise in grid.noises]):
         if time.monotonic() > deadline:
             return False
         write_damage(run.noise, measure_noise(run, grid.noises, device), device)
@@ -266,6 +273,16 @@ def _finish(run: Run, grid: Grid, device: str, deadline: float, progress: Progre
             return False
         write_damage(run.robustness, measure_robustness(run, device), device)
     return True
+
+
+def _own_minutes(run: Run, grid: Grid, device: str, progress: Progress) -> float:
+    """What is left of the minutes that the grid gives each training."""
+    if grid.minutes is None:
+        return math.inf
+    ExpressionRecipe(run.config, torch.device(device), progress)  # cuts its crops before the clock runs
+    logged = (run.folder / "log.jsonl").exists()  # not of a run that was stopped in its first steps
+    trained = training_seconds(run.folder) if logged else None
+    return max(0.0, grid.minutes - (trained or 0) / 60)
 
 
 def _holds(file: Path, conditions: Sequence[str]) -> bool:
@@ -291,9 +308,8 @@ def measure_noise(run: Run, noises: Sequence[float], device: str = "cpu") -> dic
     return {f"{noise:g}": round(count) / len(labels) for noise, count in zip(noises, right, strict=True)}
 
 
-def _remember_maps(network: nn.Module) -> None:
+def _remember_maps(network: NKF) -> None:
     """Let a network compute the maps of the same crops once: nearly all of its work, whatever the landmarks are."""
-    assert isinstance(network, NKF)
     parts = [(network.backbone, "forward")] + ([(network.fan, "feature_maps")] if network.fan is not None else [])
     for part, name in parts:
         setattr(part, name, _remembering(getattr(part, name)))
@@ -327,13 +343,16 @@ def _measured_crops(
     recipe, network = _network(run, device)
     _, labels, faces = recipe.measured()
     crops = faces.images_uint8(np.arange(len(faces))).cpu().numpy()
-    _remember_maps(network)
+    if isinstance(network, NKF):
+        _remember_maps(network)
     return TorchModel(network, device, probabilities=False), crops, faces.landmarks_px.cpu().numpy(), labels
 
 
 def _network(run: Run, device: str) -> tuple[ExpressionRecipe, nn.Module]:
     """What a run was trained by, and the network that it kept."""
-    file, info = find_weights(str(run.folder), (".safetensors",))
+    # Where the last weights count, those in best/ are older if the grid's minutes ended the run between validations.
+    kept = run.folder / "last" / "model.safetensors" if run.config.protocol.choose == "last" else run.folder
+    file, info = find_weights(str(kept), (".safetensors",))
     return ExpressionRecipe(run.config, torch.device(device)), load_model(file, info).to(device)
 
 
@@ -364,8 +383,8 @@ def _claim(grid: Grid, out: Path) -> None:
     if file.exists():
         before = load_grid(file)
         changed = [row for row in before.rows if row in grid.rows and before.rows[row] != grid.rows[row]]
-        if before.base != grid.base or changed:
-            what = f"row {changed[0]}" if changed else "base"
+        if before.base != grid.base or before.minutes != grid.minutes or changed:
+            what = f"row {changed[0]}" if changed else "base" if before.base != grid.base else "minutes"
             raise NkfError(f"{out}: holds runs of another grid ({what} differs); choose another --out, or remove it")
     out.mkdir(parents=True, exist_ok=True)
     with replacing(file) as partial:

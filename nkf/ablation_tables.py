@@ -35,6 +35,7 @@ from nkf.metrics import (
     wilson_interval,
 )
 from nkf.report_tables import draw_noise, draw_study
+from nkf.run_log import training_seconds
 from nkf.weights import read_info
 
 LEVEL = 0.05
@@ -259,24 +260,10 @@ def _verdict(one: Comparison, p_holm: float) -> Verdict:
 
 def training_costs(runs: Sequence[Path]) -> Costs:
     """What the runs of a row took."""
-    sidecars = [run / "best" / "model.json" for run in runs]
+    sidecars = [run / kept / "model.json" for run in runs for kept in ("best", "last")]
     parameters = next((read_info(file).parameters for file in sidecars if file.exists()), None)
     times = [seconds for run in runs if (seconds := training_seconds(run)) is not None]
     return parameters, float(np.median(times)) if times else None
-
-
-def training_seconds(folder: Path) -> float | None:
-    """What a run's training took, without pauses: median time of a step times the steps, from its log."""
-    file = folder / "log.jsonl"
-    try:
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        marks = {int(line["step"]): float(line["time"]) for line in reversed(lines)}  # of two lines of a step the first
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise NkfError(f"{file}: no log of a training run ({error}); remove the folder to run it again") from error
-    steps, times = np.array(sorted(marks)), np.array([marks[step] for step in sorted(marks)])
-    if len(steps) < 2:
-        return None
-    return float(np.median(np.diff(times) / np.diff(steps)) * steps[-1])
 
 
 def damage_document(study: Study, runs: Sequence[Run], results: Results) -> dict[str, Any]:

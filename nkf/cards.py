@@ -4,7 +4,7 @@ Numbers come from the sidecar, all else from the texts in ``weights/cards``: Mar
 ``{figures}`` and the like where the sidecar speaks.
 
     any.md         every section in its order, as it holds for any network
-    kind-KIND.md   sections that are told better of one kind
+    kind-KIND.md   sections that are told better of one kind; kind-expressions.md of all that tell expressions
     NAME.md        sections that are told better of one packaged network
     origins.md     a section for each network of others that one may start from
 
@@ -85,7 +85,8 @@ def packaged_cards() -> str:
 
 def _sections(info: WeightsInfo, *, packaged: bool) -> dict[str, str]:
     """Title -> Markdown, in the order of ``any.md``."""
-    texts = _read_texts("any") | _read_texts(f"kind-{info.kind}") | (_read_texts(info.name) if packaged else {})
+    kind = "expressions" if info.tells_expressions else info.kind
+    texts = _read_texts("any") | _read_texts(f"kind-{kind}") | (_read_texts(info.name) if packaged else {})
     told = {
         "facts": _table(("property", "value"), _facts(info)),
         "data": _data(info.training),
@@ -123,6 +124,7 @@ def _facts(info: WeightsInfo) -> Table:
         *([("classes", ", ".join(info.classes))] if info.classes else []),
         *([("architecture", form)] if form else []),
         ("parameters", f"{info.parameters:,}"),
+        *([("multiply-adds of one input", f"{info.macs / 1e6:,.0f} million")] if info.macs else []),
         ("made with", f"nkf {info.nkf_version}"),
         *((f"SHA-256 of `{name}`", f"`{digest}`") for name, digest in info.sha256.items()),
     ]
@@ -183,7 +185,7 @@ def _origin(pretrained: Any) -> str:
 
 def _settings(info: WeightsInfo) -> Table:
     """How it was trained, as far as the sidecar tells."""
-    hidden = _NOT_SETTINGS | (_OF_EXPRESSIONS if info.kind != "nkf" else set())
+    hidden = _NOT_SETTINGS | (_OF_EXPRESSIONS if not info.tells_expressions else set())
     rows: Table = []
     protocol = info.training.get("protocol")
     if isinstance(protocol, Mapping):
@@ -229,7 +231,7 @@ def _figure(key: str, entry: Mapping[str, Any]) -> Row:
 
 def _recalls(info: WeightsInfo) -> str:
     """A table of the recall of each class for each measurement that has it."""
-    if info.kind != "nkf" or not info.metrics:
+    if not info.tells_expressions or not info.metrics:
         return ""
     parts = []
     for title, entry in info.metrics.items():
@@ -250,7 +252,7 @@ def _recall(name: str, value: float | None, count: int | None) -> Row:
 
 
 def _calibration(info: WeightsInfo) -> str:
-    if info.kind != "nkf":
+    if not info.tells_expressions:
         return ""
     found = info.calibration
     if found is None:

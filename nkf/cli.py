@@ -102,9 +102,10 @@ def align(
 
 
 def models(name: ModelName = "", /) -> None:
-    """List the models in the package, or show the model card of one.
+    """List the models in the package and the systems that can be trained, or show the model card of one.
 
-    Those of kind nkf can be given as --model; those of kind fan find the landmarks, of kind detector the faces.
+    Models of kind nkf can be given as --model; those of kind fan find the landmarks, of kind detector the faces.
+    Systems without figures have no weights here: 'nkf train' trains them with the configuration that is named.
 
     Examples:
       nkf models
@@ -129,14 +130,22 @@ def models(name: ModelName = "", /) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from nkf.systems import SYSTEMS
     from nkf.weights import packaged_models
 
-    table = Table("name", "kind", "parameters", "classes", "figures", "trained on", box=None, pad_edge=False)
+    header = ("name", "kind", "input", "parameters", "MMACs", "classes or paper", "figures", "trained on, or by")
+    table = Table(*header, box=None, pad_edge=False)
     for name, info in packaged_models().items():
         data = "\n".join(f"{entry['source']}: {entry['licence']}" for entry in info.training.get("data", []))
+        sizes = (f"{info.input_size}", f"{info.parameters:,}", f"{(info.macs or 0) / 1e6:,.0f}")
         texts = (", ".join(info.classes), _as_lines(info.metrics), data)
-        table.add_row(name, info.kind, f"{info.parameters:,}", *(Text(text) for text in texts))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        table.add_row(name, info.kind, *sizes, *(Text(text) for text in texts))
+    table.add_section()
+    for system in SYSTEMS:
+        sizes = (f"{system.crop_size}", f"{system.parameters:,}", f"{system.macs / 1e6:,.0f}")
+        texts = (system.paper, "", f"nkf train configs/{system.config}")
+        table.add_row(system.name, system.kind, *sizes, *(Text(text) for text in texts))
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
 
 
 def train(

@@ -73,6 +73,53 @@ def ablate(
         print(f"not finished: {count - done} runs are left, the same command goes on")
 
 
+def compare(
+    grid: GridFile,
+    /,
+    *,
+    out: OutFolder,
+    max_minutes: float = float("inf"),
+    rounds: int = 10,
+    device: Device = "auto",
+) -> None:
+    """Train systems on the same images with the same budget and seeds, and make the table of what they reach and cost.
+
+    The grid is one of 'nkf ablate' with a study "systems"; its field "minutes" stops each training after so long. What
+    is finished is not done again, what was stopped goes on. Weights, multiply-adds and latency are of all systems, of
+    those that have not run yet too. Writes compare.json and compare.md beside what 'nkf ablate' writes.
+
+    Examples:
+      nkf compare configs/compare/cpu.yaml --out runs/compare-cpu
+      nkf compare configs/compare/cpu.yaml --out runs/compare-cpu --max-minutes 0
+
+    Args:
+        grid: YAML file with base, rows, repeats and studies
+        out: folder of the runs and the tables
+        max_minutes: train for so long in all; 0 makes the table alone
+        rounds: times that latency is measured
+        device: where to train and to measure; auto takes CUDA if it is available
+    """
+    require_matplotlib()  # before hours of training, not after
+    place = torch_device(device)
+    from nkf.ablate import Measured, grid_runs, load_grid
+    from nkf.ablate import ablate as run_grid
+    from nkf.compare import STUDY
+    from nkf.compare import compare as make_table
+
+    content = load_grid(grid)
+    count = len(grid_runs(content, out, [STUDY]))
+    done = 0
+    for run in run_grid(content, out, studies=[STUDY], device=place, max_minutes=max_minutes, progress=track):
+        done += 1
+        accuracy = Measured.read(run.measured).right.mean()
+        print(f"{done}/{count} {run.row}, {run.repeat.name}: accuracy {accuracy:.2%}", flush=True)
+    make_table(content, out, device=place, rounds=rounds)
+    print((out / "compare.md").read_text(), end="")
+    print(f"written to {out}")
+    if done < count:
+        print(f"not finished: {count - done} runs are left, the same command goes on")
+
+
 def robustness(
     data: PackFolder,
     /,
@@ -241,6 +288,7 @@ def soft_labels(data: PackFolder, /, *, out: OutFile, model: Model = (), device:
 
 STUDY_COMMANDS: CommandTable = {
     "ablate": ablate,
+    "compare": compare,
     "robustness": robustness,
     "calibrate": calibrate,
     "report": report,

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, get_args, overload
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from nkf.errors import NkfError
+from nkf.network_config import Network, NetworkConfig, StrictModel
 from nkf.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, read_protocol
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -31,13 +33,14 @@ _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "soft_weight": ("expression",),
     "unlabelled": ("expression",),
     "mix": ("expression",),
+    "limit": ("expression",),
+    "loss": ("expression",),
+    "teacher": ("expression",),
+    "start_landmark_trunk": ("expression",),
 }
-
-
-class StrictModel(BaseModel):
-    """Frozen, and refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+_SYSTEMS = {str(one.model_fields["system"].default): one for one in get_args(get_args(Network)[0])}
+_POSTERS = ("poster", "poster_pp")
+_WITHOUT_BACKBONE = (*_POSTERS, "efficientface")
 
 
 class AugmentConfig(StrictModel):
@@ -63,6 +66,13 @@ class AugmentConfig(StrictModel):
     low_resolution: float = Field(default=0.0, ge=0, le=1, description="probability of shrinking to 24 px and more")
     erase: float = Field(default=0.25, ge=0, le=1, description="probability of an occluding patch")
     erase_area: float = Field(default=0.15, gt=0, le=0.5, description="largest share of the crop that a patch covers")
+    erase_fill: Literal["random", "mean"] = Field(
+        default="random", description="colour of the patch: any, or ImageNet's mean, which normalised networks see as 0"
+    )
+    noise_probability: float = Field(default=1.0, ge=0, le=1, description="probability of pixel noise")
+    resized_crop: float = Field(
+        default=1.0, gt=0, le=1, description="smallest share of the picture that is blown up to the crop; 1: all of it"
+    )
 
 
 class MixConfig(StrictModel):
@@ -87,43 +97,23 @@ class Unlabelled(StrictModel):
     min_confidence: float = Field(default=0.0, ge=0, lt=1, description="of the teacher; less sure faces are left out")
 
 
-class NetworkConfig(StrictModel):
-    """What `nkf.models.create_model` builds. The keypoint fields apply to expression networks only."""
-
-    backbone: Literal["tiny", "mobile", "mobile_narrow", "base", "large"] = "mobile"
-    strides: tuple[Literal[4, 8, 16], ...] = Field(
-        default=(8,), description="maps that keypoint features are read from"
-    )
-    sources: Literal["backbone", "fan", "both"] = Field(
-        default="backbone", description="networks whose maps are read: the backbone, the frozen face alignment network"
-    )
-    keypoint_channels: int = Field(default=256, ge=8, description="channels of the keypoint features")
-    attention: Literal["none", "channel", "spatial"] = Field(default="channel", description="form of RKFA")
-    representative: Literal["nasal_base", "nose_tip", "mean", "learned"] = Field(
-        default="nasal_base", description="keypoint feature that drives the attention"
-    )
-    sigma: float = Field(
-        default=0.05, ge=0, le=10, description="landmark perturbation over the distance of the eye centres"
-    )
-    common_sigma: float = Field(
-        default=0.0, ge=0, le=10, description="the same, of one shift common to a face's landmarks"
-    )
-    dropout: float = Field(default=0.3, ge=0, lt=1, description="probability before the classifier")
-
-
 class TrainConfig(StrictModel):
     """One training run. Paths are relative to the folder where the command runs."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the run folder and of the model")
-    task: Literal["expression", "landmarks", "detection", "contrastive"]
+    task: Literal["expression", "landmarks", "detection", "contrastive", "landmark_trunk"]
     data: tuple[Path, ...] = Field(min_length=1, description="packs; expression networks take one")
     backgrounds: tuple[Path, ...] = Field(default=(), description="detection: folders of pictures without faces")
     scenes: int = Field(default=10_000, gt=1, description="detection: pictures composed of faces and backgrounds")
     plain_scenes: int = Field(default=0, ge=0, description="detection: pictures without faces, beside the scenes")
-    network: NetworkConfig = NetworkConfig()
+    network: Network = NetworkConfig()
     pretrained: Path | None = Field(default=None, description="face-identity weights that the backbone starts from")
     start_backbone: str | None = Field(
         default=None, description="NAME, run or file of any network, whose backbone the backbone starts from"
+    )
+    start_landmark_trunk: str | None = Field(
+        default=None,
+        description="POSTER and POSTER++: NAME, run or file of their frozen trunk (task landmark_trunk)",
     )
     mesh: Path | None = Field(default=None, description="folder of the teacher's mesh basis: adds the mesh as a target")
     mesh_weight: float = Field(default=0.5, ge=0, le=1000, description="of the mesh's loss beside the other")
@@ -137,23 +127,33 @@ class TrainConfig(StrictModel):
         default=PROTOCOLS[DEFAULT_PROTOCOL],
         description="expression: a name of nkf.protocols.PROTOCOLS, or its fields that differ, with the name",
     )
+    limit: int | None = Field(default=None, ge=1, description="expression: train on so many images, drawn at random")
     targets: Literal["distribution", "label"] = Field(default="distribution", description="vote shares, or one class")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    loss: Literal["cross_entropy", "poster", "eac", "label_distribution"] = Field(
+        default="cross_entropy", description="of the classes; see nkf.losses for those of the compared systems"
+    )
+    teacher: str | None = Field(
+        default=None, description="label_distribution: NAME, run or file of the network whose answers are the targets"
+    )
     soft_labels: Path | None = Field(default=None, description="expression: file of 'nkf soft-labels' for the pack")
     soft_weight: float = Field(default=0.5, ge=0, le=1, description="share of the soft labels in the targets")
     unlabelled: tuple[Unlabelled, ...] = Field(default=(), description="expression: faces with a teacher's answers")
     epochs: float = Field(default=3.0, gt=0, le=100_000, description="passes over the training images")
     batch_size: int = Field(default=64, gt=1, description="images in one step, of all processes together")
     accumulate: int = Field(default=1, ge=1, description="parts of a step's batch that are computed one by one")
-    optimizer: Literal["adamw", "adam"] = Field(default="adamw", description="Adam adds the decay to the gradient")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(
+        default="adamw", description="Adam, and SGD with momentum 0.9, add the decay to the gradient"
+    )
     sam_rho: float = Field(
         default=0.0, ge=0, le=100, description="radius of sharpness-aware minimisation; 0: plain steps"
     )
     learning_rate: float = Field(default=1e-3, gt=0, le=100, description="peak, reached after warm-up")
-    schedule: Literal["cosine", "exponential", "constant"] = Field(
-        default="cosine", description="after warm-up: half a cosine to zero, `decay` an epoch, or none"
+    schedule: Literal["cosine", "exponential", "steps", "constant"] = Field(
+        default="cosine", description="after warm-up: half a cosine to zero, `decay` smoothly or in steps, or none"
     )
-    decay: float = Field(default=0.98, gt=0, le=1, description="exponential: factor an epoch")
+    decay: float = Field(default=0.98, gt=0, le=1, description="exponential and steps: factor every `decay_epochs`")
+    decay_epochs: float = Field(default=1.0, gt=0, description="exponential and steps: see `decay`")
     weight_decay: float = Field(default=0.05, ge=0, le=100, description="of matrices and convolutions only")
     warmup_steps: int = Field(default=100, ge=0, description="steps in which the learning rate rises")
     clip_norm: float = Field(default=5.0, gt=0, le=1e6, description="largest norm of the gradient")
@@ -181,6 +181,33 @@ class TrainConfig(StrictModel):
         for name, tasks in _ONLY_FOR.items():
             if self.task not in tasks and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: for the task {' and '.join(tasks)} alone, this is {self.task}")
+        return self
+
+    @model_validator(mode="after")
+    def _fields_of_the_system(self) -> Self:
+        system = self.network.system
+        if self.task != "expression" and system != "nkf":
+            raise ValueError(f"network.system: {system} tells expressions, this is the task {self.task}")
+        if system != "nkf" and self.mesh is not None:
+            raise ValueError(f"mesh: beside the classes of nkf alone, this is {system}")
+        if system in _WITHOUT_BACKBONE and (self.pretrained is not None or self.start_backbone is not None):
+            raise ValueError(f"pretrained and start_backbone: {system} has no backbone of ours")
+        if (system in _POSTERS or self.task == "landmark_trunk") and self.crop_size % 112:
+            raise ValueError(f"crop_size: POSTER's trunks see 112 pixels or a multiple, got {self.crop_size}")
+        if system not in _POSTERS and self.start_landmark_trunk is not None:
+            raise ValueError(f"start_landmark_trunk: for {' and '.join(_POSTERS)} alone, this is {system}")
+        return self
+
+    @model_validator(mode="after")
+    def _fields_of_the_loss(self) -> Self:
+        if self.loss == "eac" and self.network.system != "eac":
+            raise ValueError("loss: eac needs attention maps, which network.system eac alone gives")
+        if (self.loss == "label_distribution") != (self.teacher is not None):
+            raise ValueError("teacher: the loss label_distribution needs one, the other losses take none")
+        if self.teacher is not None and (self.soft_labels is not None or self.label_smoothing):
+            raise ValueError("soft_labels and label_smoothing: the loss label_distribution does not look at them")
+        if self.loss != "cross_entropy" and self.mesh is not None:
+            raise ValueError(f"mesh: beside the loss cross_entropy alone, this is {self.loss}")
         return self
 
     @model_validator(mode="after")
@@ -220,13 +247,20 @@ def read_yaml(file: Path) -> Any:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace fields, and fields of fields; a protocol's name counts as its field ``name``."""
+    """Replace fields, and fields of fields; a protocol's name counts as its field ``name``.
+
+    A network of another system replaces the whole network.
+    """
     result = dict(base)
     for key, value in changes.items():
         before = {"name": result[key]} if key == "protocol" and isinstance(result.get(key), str) else result.get(key)
-        fields = isinstance(before, Mapping) and isinstance(value, Mapping)
+        fields = isinstance(before, Mapping) and isinstance(value, Mapping) and not _of_other_system(before, value)
         result[key] = merged(before, value) if isinstance(before, Mapping) and fields else value
     return result
+
+
+def _of_other_system(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    return "system" in after and after["system"] != before.get("system", "nkf")
 
 
 def override(config: TrainConfig, settings: Sequence[str] = (), **changes: Any) -> TrainConfig:
@@ -241,7 +275,7 @@ def override(config: TrainConfig, settings: Sequence[str] = (), **changes: Any) 
         NkfError: for an unknown key, or a value out of range.
     """
     content = config.model_dump()
-    for setting in settings:
+    for setting in sorted(settings, key=lambda text: not text.startswith("network.system=")):  # it replaces the others
         content = merged(content, _setting(setting))
     return validated(content | {name: value for name, value in changes.items() if value is not None}, "options")
 
@@ -282,7 +316,7 @@ def validated(content: Any, source: str, model: type[BaseModel] = TrainConfig) -
         return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in _written(first["loc"]))
         if first["type"] == "extra_forbidden":
             raise NkfError(f"{source}: unknown key {where!r}.{_perhaps(model, first['loc'])}") from error
         reason = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
@@ -291,10 +325,18 @@ def validated(content: Any, source: str, model: type[BaseModel] = TrainConfig) -
         raise NkfError(f"{source}: {where or 'all of it'}: {reason}, got {first['input']!r:.60}") from error
 
 
+def _written(place: tuple[int | str, ...]) -> list[int | str]:
+    """A place as it stands in the file: without the system, by which pydantic tells networks apart."""
+    parents = ("", *place)
+    return [part for parent, part in zip(parents, place, strict=False) if parent != "network" or part not in _SYSTEMS]
+
+
 def _perhaps(model: Any, place: tuple[int | str, ...]) -> str:
     """Suggest a key where an unknown one is."""
     for part in place[:-1]:
-        model = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+        fields = getattr(model, "model_fields", _SYSTEMS)
+        of_part = fields.get(part)
+        model = of_part.annotation if isinstance(of_part, FieldInfo) else of_part
     if not hasattr(model, "model_fields"):
         return ""
     matches = get_close_matches(str(place[-1]).replace("-", "_"), model.model_fields, n=1)

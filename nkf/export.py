@@ -18,14 +18,17 @@ from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from pydantic import ValidationError
 from torch import nn
 
+from nkf.costs import count_macs
 from nkf.errors import NkfError
 from nkf.files import file_sha256, replacing
 from nkf.geometry import MEAN_SHAPE
 from nkf.models import TorchModel, WithProbabilities, load_model, save_model
 from nkf.runtime import OnnxModel
-from nkf.weights import INPUTS, OUTPUTS, Calibration, WeightsInfo, find_weights
+from nkf.weights import EXPRESSION_KINDS, INPUTS, OUTPUTS, Calibration, Kind, WeightsInfo, find_weights
 
-PARITY_LIMIT = {"nkf": 1e-4, "fan": 1e-2, "detector": 2e-2}  # probabilities; pixels of the crop or picture
+PARITY_LIMIT: dict[Kind, float] = {  # probabilities; pixels of the crop or picture
+    **dict.fromkeys(EXPRESSION_KINDS, 1e-4), "fan": 1e-2, "detector": 2e-2
+}  # fmt: skip
 _PARITY_BATCHES = (1, 5)
 _DETECTOR_SIZE = 256  # several cells at every stride, else the exporter takes the picture's size for fixed
 _FIGURES = (
@@ -64,12 +67,16 @@ def export(
             by more than `PARITY_LIMIT`.
     """
     file, info = find_weights(model, (".safetensors",))
-    if info.kind == "backbone":
-        raise NkfError(f"model {model!r}: is a backbone to start from, there is nothing to predict with it")
+    if info.kind not in PARITY_LIMIT:
+        what = info.kind.replace("_", " ")
+        raise NkfError(f"model {model!r}: is a {what} to start from, there is nothing to predict with it")
     if calibration is not None:
         info = _with_calibration(info, calibration)
     info = info.model_copy(update={"name": name or info.name, "sha256": {}, "metrics": info.metrics | (metrics or {})})
     network = round_to_half(load_model(file, info))
+    landmarks_px = torch.from_numpy(info.input_size * MEAN_SHAPE[None]).float()
+    inputs = torch.zeros(1, 3, info.input_size, info.input_size), landmarks_px
+    info = info.model_copy(update={"macs": count_macs(network, *inputs[: len(INPUTS[info.kind])])})
     out.mkdir(parents=True, exist_ok=True)
     target = out / f"{info.name}.onnx"
     with replacing(target) as partial:
@@ -121,8 +128,8 @@ def read_calibration(file: Path, model: str) -> Calibration:
 
 def _with_calibration(info: WeightsInfo, calibration: Calibration) -> WeightsInfo:
     classes, biases = len(info.classes), len(calibration.class_biases)
-    if info.kind != "nkf":
-        raise NkfError(f"model {info.name!r}: gives no probabilities, a calibration is for one of kind nkf")
+    if not info.tells_expressions:
+        raise NkfError(f"model {info.name!r}: gives no probabilities, a calibration is for one that tells expressions")
     if biases not in (0, classes):
         raise NkfError(f"model {info.name!r}: has {classes} classes, the calibration has biases for {biases}")
     return info.model_copy(update={"calibration": calibration})
@@ -145,7 +152,7 @@ def round_to_half(network: nn.Module) -> nn.Module:
 
 def to_onnx(network: nn.Module, info: WeightsInfo) -> onnx.ModelProto:
     """Export with free batch size, for detectors free picture size too; names are those of `nkf.weights`."""
-    module = WithProbabilities(network, info.calibration) if info.kind == "nkf" else network
+    module = WithProbabilities(network, info.calibration) if info.tells_expressions else network
     names = INPUTS[info.kind]
     inputs = [torch.from_numpy(array) for array in example_inputs(info, batch=2)[: len(names)]]
     dynamic = {0: torch.export.Dim("batch", min=1)}
@@ -196,7 +203,7 @@ def halve_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def parity(network: nn.Module, file: Path, info: WeightsInfo) -> float:
     """Largest absolute difference between torch and an ONNX file, over two batch sizes of random crops."""
-    torch_model = TorchModel(network, "cpu", probabilities=info.kind == "nkf", calibration=info.calibration)
+    torch_model = TorchModel(network, "cpu", probabilities=info.tells_expressions, calibration=info.calibration)
     onnx_model = OnnxModel(file, "cpu")
     differences = []
     for batch in _PARITY_BATCHES:

@@ -16,9 +16,11 @@ Closure = Callable[[], SupportsFloat]  # adds the gradients of a batch to the we
 def learning_rate(config: TrainConfig, step: int, total: int, steps_per_epoch: int) -> float:
     """Learning rate of a step (from 0 of `total`): linear warm-up, times the schedule, which starts with it."""
     warm_up = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    periods = step / steps_per_epoch / config.decay_epochs
     factor = {
         "cosine": 0.5 * (1 + math.cos(math.pi * step / total)),
-        "exponential": config.decay ** (step / steps_per_epoch),
+        "exponential": config.decay**periods,
+        "steps": config.decay ** math.floor(periods),
         "constant": 1.0,
     }[config.schedule]
     return config.learning_rate * warm_up * factor
@@ -113,7 +115,7 @@ class Descent:
 def make_optimizer(
     config: TrainConfig, model: nn.Module, local: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> Descent:
-    """Make the steps of a run, with AdamW, or with Adam, whose weight decay is a part of the gradient.
+    """Make the steps of a run, with AdamW, or with Adam or SGD, whose weight decay is a part of the gradient.
 
     Biases, batch norms and PReLU slopes are not decayed.
     """
@@ -122,8 +124,12 @@ def make_optimizer(
         {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    optimizer = kind(groups, lr=config.learning_rate)
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
+    else:
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        optimizer = kind(groups, lr=config.learning_rate)
     return Descent(model, optimizer, clip_norm=config.clip_norm, rho=config.sam_rho, local=local)
 
 

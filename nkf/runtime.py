@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from nkf.errors import NkfError
 from nkf.geometry import NUM_LANDMARKS
-from nkf.weights import DEFAULT_DETECTOR, DEFAULT_FAN, INPUTS, OUTPUTS, Kind, WeightsInfo, find_weights
+from nkf.weights import (
+    DEFAULT_DETECTOR,
+    DEFAULT_FAN,
+    EXPRESSION_KINDS,
+    INPUTS,
+    OUTPUTS,
+    Kind,
+    WeightsInfo,
+    find_weights,
+)
 
 Device = Literal["auto", "cpu", "cuda"]
 FloatArray = NDArray[np.float32]
@@ -150,28 +159,30 @@ def load_fan(model: str = DEFAULT_FAN, device: Device = "auto") -> LandmarkModel
 
 def load_expression_model(model: str, device: Device = "auto") -> tuple[ExpressionModel, WeightsInfo]:
     """Load an expression network by NAME, run folder or weights file (see `nkf.weights.find_weights`)."""
-    file, info = _find(model, "nkf")
+    file, info = _find(model, *EXPRESSION_KINDS)
     if file.suffix != ".onnx":
         torch_network = _load_torch(file, info, device)
         return ExpressionModel(info, lambda crops, landmarks_px: torch_network(crops, landmarks_px)[0]), info
     onnx = _load_onnx(file, info, device)
 
     def network(crops: FloatArray, landmarks_px: FloatArray) -> FloatArray:
-        return onnx(crops=crops, landmarks_px=landmarks_px)["probabilities"]
+        given = {"crops": crops, "landmarks_px": landmarks_px}
+        return onnx(**{name: given[name] for name in INPUTS[info.kind]})["probabilities"]
 
     return ExpressionModel(info, network), info
 
 
-def _find(model: str, kind: Kind) -> tuple[Path, WeightsInfo]:
+def _find(model: str, *kinds: Kind) -> tuple[Path, WeightsInfo]:
     file, info = find_weights(model)
-    if info.kind != kind:
-        purpose = {
+    if info.kind not in kinds:
+        purpose: dict[Kind, str] = {
             "fan": "finds landmarks",
-            "nkf": "tells expressions",
+            **dict.fromkeys(EXPRESSION_KINDS, "tells expressions"),
             "detector": "finds faces",
             "backbone": "is a backbone to start from",
+            "landmark_trunk": "is a landmark trunk to start from",
         }
-        raise NkfError(f"model {model!r}: it {purpose[info.kind]}, one that {purpose[kind]} is needed here")
+        raise NkfError(f"model {model!r}: it {purpose[info.kind]}, one that {purpose[kinds[0]]} is needed here")
     return file, info
 
 
@@ -189,7 +200,7 @@ def _load_torch(file: Path, info: WeightsInfo, device: Device) -> Callable[..., 
     from nkf.models import TorchModel, load_model
 
     network = load_model(file, info)
-    return TorchModel(network, place, probabilities=info.kind == "nkf", calibration=info.calibration)
+    return TorchModel(network, place, probabilities=info.tells_expressions, calibration=info.calibration)
 
 
 def torch_device(device: Device) -> Literal["cpu", "cuda"]:

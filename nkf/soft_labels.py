@@ -120,7 +120,7 @@ def read_soft_labels(file: Path, pack: Pack, classes: tuple[str, ...]) -> SoftLa
 
 def _expression_network(name: str) -> tuple[Path, WeightsInfo]:
     file, info = find_weights(name, (".safetensors",))
-    if info.kind != "nkf":
+    if not info.tells_expressions:
         raise NkfError(f"model {name!r}: of the kind {info.kind}, soft labels need networks that tell expressions")
     return file, info
 

@@ -215,7 +215,7 @@ def network_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An expression network of random weights that knows two classes, and is sure of what it says."""
     monkeypatch.setattr("nkf.models.create_backbone", OneConvolution)
     torch.manual_seed(3)
-    fields = NetworkConfig(backbone="tiny", strides=()).model_dump(mode="json")
+    fields = NetworkConfig(backbone="tiny", strides=()).architecture()
     network = create_model("nkf", fields, 2)
     with torch.no_grad():
         network.head.classify.weight *= 5

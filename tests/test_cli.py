@@ -230,10 +230,11 @@ def test_version(run):
 def test_models_lists_what_is_packaged(run):
     code, out, err = run("models")
     assert (code, err) == (0, [])
-    assert out[0].split() == ["name", "kind", "parameters", "classes", "figures", "trained", "on"]
-    rows = [line.split()[:3] for line in out if line[:1].strip()][1:]
-    assert [row[:2] for row in rows] == [["face", "detector"], ["fan", "fan"], ["mobile", "nkf"]]
-    assert rows[1][2] == "136"
+    assert out[0].split()[:5] == ["name", "kind", "input", "parameters", "MMACs"]
+    rows = [line.split()[:4] for line in out if line[:1].strip()][1:]
+    assert [row[:2] for row in rows[:3]] == [["face", "detector"], ["fan", "fan"], ["mobile", "nkf"]]
+    assert rows[1][3] == "136"
+    assert "nkf train configs/systems/poster-pp.yaml" in next(line for line in out if line.startswith("POSTER++"))
 
 
 def test_commands_nest(run, monkeypatch):

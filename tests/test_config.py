@@ -1,13 +1,23 @@
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from nkf.config import TrainConfig, load_config, override, save_config
+from nkf.ablate import Grid
+from nkf.cli import COMMANDS
+from nkf.commandline import _parse
+from nkf.config import TrainConfig, load_config, merged, override, read_yaml, save_config
 from nkf.errors import NkfError
+from nkf.network_config import EACConfig, NetworkConfig, PosterConfig
 from nkf.protocols import PROTOCOLS
 
-FILES = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "configs").glob("**/*.yaml"))
+FIELDS: dict[str, Any] = {"name": "a", "task": "expression", "data": ["x"]}
+SYSTEM_CONFIGS = [file for file in FILES if file.parent.name in ("systems", "compare")]
 CONFIGS = [file for file in FILES if "rows:" not in file.read_text()]  # the others are grids
 
 
@@ -16,7 +26,41 @@ def test_shipped_configurations_are_valid_and_survive_a_round_trip(file: Path, t
     config = load_config(file)
     save_config(config, tmp_path / "again.yaml")
     assert load_config(tmp_path / "again.yaml") == config
-    assert config.name.removesuffix("-cpu") == file.stem  # variants of those in configs/cuda
+    of_folder = f"{file.parent.name}-{file.stem.removeprefix('cpu-')}"  # compare/cpu-teacher.yaml: compare-teacher
+    assert config.name.removesuffix("-cpu") in (file.stem, of_folder)  # -cpu: variants of those in configs/cuda
+
+
+@pytest.mark.parametrize("file", SYSTEM_CONFIGS, ids=lambda file: file.stem)
+def test_commands_in_the_heads_of_configurations_can_be_run(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    head = re.findall(r"^#   (.+)$", file.read_text().partition("\nname:")[0].partition("\nbase:")[0], re.MULTILINE)
+    commands = [command for line in head for command in line.split(" && ") if command.startswith("nkf ")]
+    assert any(str(file.relative_to(ROOT)) in command for command in commands)
+    for command in commands:
+        _, word, *arguments = command.split()
+        function = COMMANDS[word]
+        assert callable(function)
+        bound = _parse(function, f"nkf {word}", arguments)  # raises NkfError where it is no such command
+        shipped = [one for one in getattr(bound, "args", ()) if isinstance(one, Path) and one.suffix == ".yaml"]
+        assert [one for one in shipped if not one.is_file()] == []
+        assert shipped
+
+
+@pytest.mark.parametrize("file", SYSTEM_CONFIGS, ids=lambda file: file.stem)
+def test_networks_that_systems_start_from_are_those_that_configurations_make(file: Path) -> None:
+    """Of the right task, and with the classes and the size of crops that a teacher has to share."""
+    made = {f"runs/{(config := load_config(one)).name}": config for one in CONFIGS}
+    grid = Grid.model_validate(read_yaml(file)) if file not in CONFIGS else None
+    configs = [grid.config(row, grid.repeats[0]) for row in grid.rows] if grid else [load_config(file)]
+    for config in configs:
+        if config.start_landmark_trunk is not None:
+            assert made[config.start_landmark_trunk].task == "landmark_trunk"
+        if config.teacher is not None:
+            teacher = made[config.teacher]
+            shared = ("task", "crop_size", "data", "limit")
+            assert [getattr(teacher, field) for field in shared] == [getattr(config, field) for field in shared]
+            assert teacher.protocol.classes == config.protocol.classes
+        assert (config.network.system in ("poster", "poster_pp")) == (config.start_landmark_trunk is not None)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +90,56 @@ def test_shipped_configurations_are_valid_and_survive_a_round_trip(file: Path, t
             "name: a\ntask: expression\ndata: [x]\nmix: {probability: 1, mixup: 0}",
             r"mix: mixup and cutmix: one of them",
         ),
+        (
+            "name: a\ntask: expression\ndata: [x]\nnetwork: {system: eac, trunc: resnet18}",
+            r"unknown key 'network\.trunc'\. Perhaps you meant 'trunk'\?",
+        ),
+        (
+            "name: a\ntask: expression\ndata: [x]\nnetwork: {backbon: base}",
+            r"unknown key 'network\.backbon'\. Perhaps you meant 'backbone'\?",
+        ),
+        ("name: a\ntask: expression\ndata: [x]\nnetwork: {system: eac, trunk: vgg}", r"yaml: network\.trunk: Input"),
+        (
+            "name: a\ntask: expression\ndata: [x]\nnetwork: {system: posterr}",
+            r"network: .*'posterr' found .* tags: 'nkf', 'poster', 'poster_pp', 'eac', 'efficientface'",
+        ),
+        ("name: a\ntask: expression\ndata: [x]\nnetwork: {system: poster, depth: 0}", r"network\.depth: .* than or"),
+        ("name: a\ntask: expression\ndata: [x]\nnetwork: {system: eac, sigma: 0}", r"unknown key 'network\.sigma'"),
+        ("name: a\ntask: expression\ndata: [x]\nnetwork: base", r"network: Input should be a valid dictionary or obj"),
+        (
+            "name: a\ntask: landmarks\ndata: [x]\nnetwork: {system: eac}",
+            r"yaml: network\.system: eac tells expressions, this is the task landmarks$",
+        ),
+        ("name: a\ntask: expression\ndata: [x]\nnetwork: {system: eac}\nmesh: y", r"mesh: .* nkf alone, this is eac$"),
+        (
+            "name: a\ntask: expression\ndata: [x]\nnetwork: {system: poster_pp}\nstart_backbone: y",
+            r"start_backbone: poster_pp has no backbone of ours$",
+        ),
+        (
+            "name: a\ntask: expression\ndata: [x]\nnetwork: {system: efficientface}\npretrained: y",
+            r"start_backbone: efficientface has no backbone of ours$",
+        ),
+        (
+            "name: a\ntask: expression\ndata: [x]\nnetwork: {system: poster}\ncrop_size: 128",
+            r"crop_size: POSTER's trunks see 112 pixels or a multiple, got 128$",
+        ),
+        ("name: a\ntask: landmark_trunk\ndata: [x]\ncrop_size: 96", r"112 pixels or a multiple, got 96$"),
+        (
+            "name: a\ntask: expression\ndata: [x]\nnetwork: {system: eac}\nstart_landmark_trunk: y",
+            r"start_landmark_trunk: for poster and poster_pp alone, this is eac$",
+        ),
+        ("name: a\ntask: expression\ndata: [x]\nloss: eac", r"loss: eac needs attention maps, which network\.system"),
+        ("name: a\ntask: expression\ndata: [x]\nloss: label_distribution", r"teacher: .* needs one, the other losses"),
+        ("name: a\ntask: expression\ndata: [x]\nteacher: y", r"teacher: .* needs one, the other losses take none$"),
+        (
+            "name: a\ntask: expression\ndata: [x]\nteacher: y\nloss: label_distribution\nlabel_smoothing: 0.1",
+            r"label_smoothing: the loss label_distribution does not look at them$",
+        ),
+        ("name: a\ntask: expression\ndata: [x]\nloss: poster\nmesh: y", r"mesh: .* cross_entropy alone, this is post"),
+        ("name: a\ntask: landmark_trunk\ndata: [x]\nlimit: 9", r"limit: for the task expression alone, this is land"),
+        ("name: a\ntask: expression\ndata: [x]\nlimit: 0", r"limit: Input should be greater than or equal to 1"),
+        ("name: a\ntask: expression\ndata: [x]\ndecay_epochs: 0", r"decay_epochs: Input should be greater than 0"),
+        ("name: a\ntask: expression\ndata: [x]\naugment: {resized_crop: 0}", r"augment\.resized_crop: .* than 0"),
         ("name: a\ntask: expression\ndata: []", r"data: Tuple should have at least 1 item"),
         ("name: a/b\ntask: expression\ndata: [x]", r"name: String should match pattern"),
         ("name: a\ntask: expression\ndata: [x]\nepochs: 0", r"epochs: Input should be greater than 0, got 0"),
@@ -94,6 +188,43 @@ def test_overrides_are_checked_like_the_file() -> None:
         override(config, seed=-1)
     with pytest.raises(NkfError, match="trained on one pack, got 2"):
         override(config, data=(Path("x"), Path("y")))
+
+
+@pytest.mark.parametrize(
+    ("network", "settings", "expected"),
+    [
+        ({"backbone": "base"}, ["network.sigma=0.1"], NetworkConfig(backbone="base", sigma=0.1)),
+        ({"backbone": "base"}, ["network.system=eac"], EACConfig()),
+        ({"backbone": "base"}, ["network.system=nkf"], NetworkConfig(backbone="base")),
+        ({"backbone": "base"}, ["network.system=eac", "network.trunk=tiny"], EACConfig(trunk="tiny")),
+        ({"backbone": "base"}, ["network.trunk=tiny", "network.system=eac"], EACConfig(trunk="tiny")),
+        ({"system": "eac", "trunk": "tiny"}, ["network={system: poster, depth: 4}"], PosterConfig(depth=4)),
+        ({"system": "poster", "depth": 4}, ["network.token_mixing=false"], PosterConfig(depth=4, token_mixing=False)),
+    ],
+)
+def test_another_system_replaces_the_network(network: dict[str, Any], settings: list[str], expected: Any) -> None:
+    config = TrainConfig.model_validate(FIELDS | {"network": network})
+    assert override(config, settings).network == expected
+
+
+def test_a_network_is_told_apart_by_its_system() -> None:
+    kinds = {"nkf": NetworkConfig, "poster": PosterConfig, "eac": EACConfig}
+    for system, kind in kinds.items():
+        network = TrainConfig.model_validate(FIELDS | {"network": {"system": system}}).network
+        assert type(network) is kind
+        assert "system" not in network.architecture()
+    assert TrainConfig.model_validate(FIELDS | {"network": {}}).network == NetworkConfig()
+    with pytest.raises(ValidationError):
+        TrainConfig.model_validate(FIELDS | {"network": {"system": "eac", "backbone": "base"}})
+
+
+def test_merging_keeps_fields_of_one_system_and_drops_those_of_another() -> None:
+    base = {"network": {"backbone": "base", "sigma": 0.1}, "epochs": 2}
+    assert merged(base, {"network": {"sigma": 0}})["network"] == {"backbone": "base", "sigma": 0}
+    assert merged(base, {"network": {"system": "nkf", "sigma": 0}})["network"] == base["network"] | {
+        "system": "nkf", "sigma": 0,
+    }  # fmt: skip
+    assert merged(base, {"network": {"system": "eac"}}) == {"network": {"system": "eac"}, "epochs": 2}
 
 
 def test_protocol_is_a_name_or_a_name_with_changes_and_is_saved_in_full(tmp_path: Path) -> None:

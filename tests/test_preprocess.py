@@ -137,7 +137,8 @@ def test_mean_effect_of_low_resolution_and_blur_is_loss_of_detail() -> None:
 
 def test_erasing_covers_no_more_than_its_largest_area() -> None:
     images = torch.full((200, 3, 32, 32), -1.0)
-    erased = (erase(images, 1.0, 0.2, generator()) != -1).all(dim=1).float().mean(dim=(1, 2))
+    always = AugmentConfig(erase=1.0, erase_area=0.2)
+    erased = (erase(images, always, generator()) != -1).all(dim=1).float().mean(dim=(1, 2))
     assert erased.max() <= 0.2 * 1.15  # whole pixels
     assert (erased > 0).float().mean() > 0.95
 

@@ -25,7 +25,7 @@ SEVEN = EXPRESSIONS[:-1]
 
 def save_network(file: Path, seed: int, size: int, classes: tuple[str, ...] = EXPRESSIONS, **fields: Any) -> str:
     torch.manual_seed(seed)
-    architecture = NetworkConfig(backbone="tiny", keypoint_channels=16).model_dump(mode="json")
+    architecture = NetworkConfig(backbone="tiny", keypoint_channels=16).architecture()
     network = create_model("nkf", architecture, len(classes))
     torch.nn.init.normal_(network.classifier.weight, std=2)  # type: ignore[union-attr, arg-type]
     info = WeightsInfo(

@@ -10,15 +10,25 @@ from nkf.recipes.common import Recipe
 from nkf.recipes.contrastive import ContrastiveRecipe
 from nkf.recipes.detection import DetectionRecipe
 from nkf.recipes.expression import ExpressionRecipe
+from nkf.recipes.landmark_trunk import LandmarkTrunkRecipe
 from nkf.recipes.landmarks import LandmarkRecipe
 
-__all__ = ["ContrastiveRecipe", "DetectionRecipe", "ExpressionRecipe", "LandmarkRecipe", "Recipe", "create_recipe"]
+__all__ = [
+    "ContrastiveRecipe",
+    "DetectionRecipe",
+    "ExpressionRecipe",
+    "LandmarkRecipe",
+    "LandmarkTrunkRecipe",
+    "Recipe",
+    "create_recipe",
+]
 
 RECIPES: dict[str, Callable[[TrainConfig, torch.device, Progress], Recipe]] = {
     "expression": ExpressionRecipe,
     "landmarks": LandmarkRecipe,
     "detection": DetectionRecipe,
     "contrastive": ContrastiveRecipe,
+    "landmark_trunk": LandmarkTrunkRecipe,
 }
 
 

@@ -16,9 +16,7 @@ from nkf.data.sampling import Order
 from nkf.errors import NkfError
 from nkf.files import file_sha256
 from nkf.models import count_parameters, load_model
-from nkf.models.contrastive import FaceEncoder
-from nkf.models.fan import FAN
-from nkf.models.nkf import NKF
+from nkf.models.face_trunks import LandmarkRegressor, TwoTrunks
 from nkf.models.pretrained import load_pretrained
 from nkf.preprocess import to_float
 from nkf.weights import Kind, WeightsInfo, find_weights
@@ -29,7 +27,8 @@ _UPLOAD = 4096  # crops copied to a GPU at once
 TOLD_OF_PACK = ("source", "label_file", "crop", "licence", "images", "leaks_dropped", "valid_carved", "split")
 _ALWAYS_TOLD = ("epochs", "batch_size", "learning_rate", "seed")  # of the configuration
 _TOLD_IF_CHANGED = (
-    "label_smoothing", "mix", "optimizer", "accumulate", "sam_rho", "schedule", "decay", "frozen",
+    "label_smoothing", "limit", "loss", "mix", "optimizer", "accumulate", "sam_rho", "schedule", "decay",
+    "decay_epochs", "frozen",
 )  # fmt: skip
 RESIDENT_SHARE = 0.6  # of a GPU's free memory that crops may take
 
@@ -112,16 +111,39 @@ def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
 
 
 def start_from(
-    model: NKF | FAN | FaceEncoder, config: TrainConfig, faces: FaceTensors, classes: tuple[str, ...] = ()
+    model: nn.Module, config: TrainConfig, faces: FaceTensors, classes: tuple[str, ...] = ()
 ) -> dict[str, list[str]]:
     """Load the weights that the configuration starts from, if any; returns what `load_weights` does."""
     head_rows = load_weights(config.start, model, classes) if config.start is not None else {}
     if config.pretrained is not None:
         images, _ = faces.batch(np.arange(min(_PRETRAINED_FACES, len(faces))))
-        load_pretrained(model.backbone, config.pretrained, images.cpu())
+        load_pretrained(_backbone(model, config), config.pretrained, images.cpu())
     if config.start_backbone is not None:
-        load_backbone(config.start_backbone, model.backbone)
+        load_backbone(config.start_backbone, _backbone(model, config))
+    if config.start_landmark_trunk is not None:
+        assert isinstance(model, TwoTrunks)
+        load_landmark_trunk(config.start_landmark_trunk, model)
     return head_rows
+
+
+def _backbone(model: nn.Module, config: TrainConfig) -> nn.Module:
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        raise NkfError(f"pretrained and start_backbone: {config.network.system} has no backbone that could take them")
+    return backbone
+
+
+def load_landmark_trunk(name: str, model: TwoTrunks) -> None:
+    """Load the frozen trunk of POSTER or POSTER++ from a NAME, run or file of the task landmark_trunk.
+
+    Raises:
+        NkfError: when the file is unusable, or holds another network.
+    """
+    file, info = find_weights(name, (".safetensors",))
+    source = load_model(file, info)
+    if not isinstance(source, LandmarkRegressor):
+        raise NkfError(f"{file}: a network of the kind {info.kind}; expected one that the task landmark_trunk trained")
+    model.take_landmark_trunk(source)
 
 
 def load_backbone(name: str, backbone: nn.Module) -> None:
@@ -137,8 +159,9 @@ def load_backbone(name: str, backbone: nn.Module) -> None:
     try:
         backbone.load_state_dict(source.state_dict())
     except RuntimeError as error:
-        of_file = info.architecture.get("backbone")
-        raise NkfError(f"{file}: its backbone {of_file!r} is not the configuration's network.backbone") from error
+        of_file = info.architecture.get("backbone", info.architecture.get("trunk"))
+        message = f"its backbone {of_file!r} is not the configuration's network.backbone or network.trunk"
+        raise NkfError(f"{file}: {message}") from error
 
 
 def load_weights(name: str, model: nn.Module, classes: tuple[str, ...] = ()) -> dict[str, list[str]]:
@@ -146,8 +169,8 @@ def load_weights(name: str, model: nn.Module, classes: tuple[str, ...] = ()) -> 
 
     Args:
         name: what `find_weights` finds.
-        model: a network of the same form; an `NKF` may have other classes.
-        classes: of an `NKF`.
+        model: a network of the same form; one that tells expressions may have other classes.
+        classes: of one that tells expressions.
 
     Returns:
         Empty, or where the classes differ ``copied``: the classes whose rows of the classifier are those of the same
@@ -161,7 +184,7 @@ def load_weights(name: str, model: nn.Module, classes: tuple[str, ...] = ()) -> 
     state = source.state_dict()
     head_rows: dict[str, list[str]] = {}
     try:
-        if isinstance(model, NKF) and isinstance(source, NKF) and info.classes != classes:
+        if classes and type(model) is type(source) and info.classes != classes:
             state |= _classifier_by_name(model, classes, source, info.classes)
             head_rows = {
                 "copied": [one for one in classes if one in info.classes],
@@ -174,12 +197,15 @@ def load_weights(name: str, model: nn.Module, classes: tuple[str, ...] = ()) -> 
 
 
 def _classifier_by_name(
-    model: NKF, classes: tuple[str, ...], source: NKF, source_classes: tuple[str, ...]
+    model: nn.Module, classes: tuple[str, ...], source: nn.Module, source_classes: tuple[str, ...]
 ) -> dict[str, Tensor]:
     """State of the model's classifier in which classes that the source has too have the source's rows."""
-    place = next(name for name, module in model.named_modules() if module is model.classifier)
-    given = source.classifier.state_dict()
-    state = {key: value.clone() for key, value in model.classifier.state_dict().items()}
+    classifier, of_source = (getattr(network, "classifier", None) for network in (model, source))
+    assert isinstance(classifier, nn.Linear)
+    assert isinstance(of_source, nn.Linear)
+    place = next(name for name, module in model.named_modules() if module is classifier)
+    given = of_source.state_dict()
+    state = {key: value.clone() for key, value in classifier.state_dict().items()}
     for row, name in enumerate(classes):
         if name in source_classes:
             for key, value in state.items():
@@ -206,19 +232,14 @@ def describe(
     if config.start is not None:
         _, info = find_weights(config.start, (".safetensors",))
         facts["start"] = {"name": info.name, **info.training}
-    if config.start_backbone is not None:
-        _, info = find_weights(config.start_backbone, (".safetensors",))
-        facts["start_backbone"] = {"name": info.name, "kind": info.kind, **info.training}
-    architecture = {
-        "nkf": config.network.model_dump(mode="json"),
-        "fan": {"backbone": config.network.backbone},
-        "backbone": {"backbone": config.network.backbone},
-        "detector": {},
-    }[kind]
+    for field in ("start_backbone", "start_landmark_trunk", "teacher"):
+        if (name := getattr(config, field)) is not None:
+            _, info = find_weights(name, (".safetensors",))
+            facts[field] = {"name": info.name, "kind": info.kind, **info.training}
     return WeightsInfo(
         name=config.name,
         kind=kind,
-        architecture=architecture,
+        architecture=architecture(config),
         input_size=config.crop_size,
         mean=tuple(normalize.mean.flatten().tolist()),
         std=tuple(normalize.std.flatten().tolist()),
@@ -227,6 +248,15 @@ def describe(
         nkf_version=__version__,
         **more,
     )
+
+
+def architecture(config: TrainConfig) -> dict[str, Any]:
+    """What `nkf.models.create_model` builds the network of a run from."""
+    if config.task == "expression":
+        return config.network.architecture()
+    if config.task in ("landmarks", "contrastive"):
+        return config.network.model_dump(mode="json", include={"backbone"})
+    return {}
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:

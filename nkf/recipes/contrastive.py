@@ -15,19 +15,14 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from nkf.config import TrainConfig
-from nkf.data.dataset import CropRows, FaceCrops, load_crops
-from nkf.data.pack import Pack, is_held_out
 from nkf.data.sampling import epoch_order
-from nkf.errors import NkfError
 from nkf.geometry import CROP_TEMPLATE
 from nkf.models import create_model
 from nkf.models.contrastive import Contrastive, FaceEncoder
-from nkf.preprocess import augment
 from nkf.progress import Progress, no_progress
-from nkf.recipes.common import FaceTensors, autocast, describe, start_from
+from nkf.recipes.aligned import aligned_faces, changed_views
+from nkf.recipes.common import architecture, autocast, describe, start_from
 from nkf.weights import Kind, WeightsInfo
-
-_MOST_HELD_OUT = 1024  # faces that validate
 
 
 class ContrastiveRecipe:
@@ -43,30 +38,12 @@ class ContrastiveRecipe:
     def __init__(self, config: TrainConfig, device: torch.device, progress: Progress = no_progress) -> None:
         self.config = config
         self.device = device
-        self.packs = [Pack(path) for path in config.data]
-        train, held_out = [], []
-        for pack in self.packs:
-            crops = load_crops(pack, "aligned", config.crop_size, progress)
-            shown = pack.rows("train")[crops.shown[pack.rows("train")]]
-            kept_out = is_held_out(pack.column("pixels_md5")[shown])
-            train.append((crops, shown[~kept_out]))
-            held_out.append((crops, shown[kept_out]))
-        self.train, self.held_out = self._join(train), self._join(held_out, _MOST_HELD_OUT)
+        self.packs, self.train, self.held_out = aligned_faces(config, device, landmarks=False, progress=progress)
         self.num_train = len(self.train)
-        if len(self.held_out) < 2:
-            raise NkfError(f"{config.data[0]}: too few faces, a tenth of them is held out")
         self.order = epoch_order(self.num_train, config.seed)
 
-    def _join(self, parts: list[tuple[FaceCrops, NDArray[np.int64]]], most: int | None = None) -> FaceTensors:
-        """Faces of all packs, or so many at most, evenly out of all."""
-        total = sum(len(rows) for _, rows in parts)
-        step = 1 if most is None else max(1, -(-total // most))
-        images = CropRows([(crops.images, rows[::step]) for crops, rows in parts])
-        landmarks_px = np.concatenate([crops.landmarks_px[rows[::step]] for crops, rows in parts])
-        return FaceTensors(images, landmarks_px, self.device)
-
     def create(self) -> nn.Module:
-        encoder = create_model(self.kind, {"backbone": self.config.network.backbone})
+        encoder = create_model(self.kind, architecture(self.config))
         assert isinstance(encoder, FaceEncoder)
         start_from(encoder, self.config, self.train)
         return Contrastive(encoder).to(self.device)
@@ -79,11 +56,7 @@ class ContrastiveRecipe:
         return self._views(*self.train.batch(rows), generator)
 
     def _views(self, images: Tensor, landmarks_px: Tensor, generator: Generator) -> Tensor:
-        size = images.shape[-1]
-        base = torch.tensor([size / 2, size / 2, size, 0], device=self.device).expand(2 * len(images), 4)
-        twice, points_px = images.repeat(2, 1, 1, 1), landmarks_px.repeat(2, 1, 1)
-        views, *_ = augment(twice, points_px, base, size, self.config.augment, generator)
-        return views.contiguous(memory_format=torch.channels_last)
+        return changed_views(images.repeat(2, 1, 1, 1), landmarks_px.repeat(2, 1, 1), self.config, generator)[0]
 
     def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
         with autocast(self.config, self.device):

@@ -115,8 +115,8 @@ class DetectionRecipe:
         points = _move(points, matrices)
         points = torch.where(mirrored[:, None, None, None], points[:, :, _MIRROR_POINTS], points)
         images = change_colors(images, config, generator)
-        images = erase(images, config.erase, config.erase_area, generator)
-        images = add_noise(images, config.noise, generator)
+        images = erase(images, config, generator)
+        images = add_noise(images, config.noise, config.noise_probability, generator)
         return images.clamp(0, 1), boxes, points
 
     @torch.no_grad()

@@ -23,9 +23,10 @@ from nkf.models.nkf import NKF
 from nkf.preprocess import augment
 from nkf.progress import Progress, no_progress
 from nkf.protocols import SPLITS, check_counts
-from nkf.recipes.common import FaceTensors, autocast, describe, load_weights, start_from
+from nkf.recipes.common import FaceTensors, architecture, autocast, describe, load_weights, start_from
 from nkf.recipes.mesh import Mesh, WithMesh, mesh_loss
-from nkf.recipes.rows import chosen_rows, fold_rows, labelled
+from nkf.recipes.objectives import make_objective
+from nkf.recipes.rows import chosen_rows, drawn, fold_rows, labelled
 from nkf.recipes.targets import training_faces
 from nkf.weights import DEFAULT_FAN, Kind, WeightsInfo
 
@@ -43,19 +44,19 @@ class ExpressionBatch(NamedTuple):
 
 
 class ExpressionRecipe:
-    """Expression networks: aligned crops, cross-entropy with vote shares or labels.
+    """Expression networks of all systems: aligned crops, vote shares or labels, and the loss that is asked for.
 
     Attributes:
         differences: one line for each split whose number of images is not the one that the protocol expects.
         parts: faces that are trained on, of the labelled pack, and then of those without labels.
     """
 
-    kind: Kind = "nkf"
-
     def __init__(self, config: TrainConfig, device: torch.device, progress: Progress = no_progress) -> None:
         self.config = config
+        self.kind: Kind = config.network.system
         self.device = device
         self.protocol = config.protocol
+        self.objective = make_objective(config, self.protocol.classes, device)
         self.pack = Pack(config.data[0])
         crops = load_crops(self.pack, "aligned", config.crop_size, progress)
         labels = self.protocol.class_indices(self.pack.labels(self.protocol.rule))
@@ -66,6 +67,7 @@ class ExpressionRecipe:
         for difference in self.differences:
             warnings.warn(f"{self.pack.path}: {difference}", NkfWarning, stacklevel=2)
         self.crops, self.labels, self.valid_rows, self.valid_labels = crops, labels, valid, labels[valid]
+        train = drawn(train, config.limit)
         self.parts = training_faces(config, self.pack, crops, labels, train, progress)
         self.train, self.valid = self._tensors([(part.crops, part.rows) for part in self.parts]), self._faces(valid)
         self.targets = torch.from_numpy(np.concatenate([part.targets for part in self.parts])).to(device)
@@ -87,13 +89,14 @@ class ExpressionRecipe:
         labels[hidden] = DROPPED
 
     def create(self) -> nn.Module:
-        architecture = self.config.network.model_dump()
-        model = create_model(self.kind, architecture, len(self.protocol.classes))
-        assert isinstance(model, NKF)
-        if model.fan is not None:
+        model = create_model(self.kind, architecture(self.config), len(self.protocol.classes))
+        if isinstance(model, NKF) and model.fan is not None:
             load_weights(DEFAULT_FAN, model.fan)
         self.head_rows = start_from(model, self.config, self.train, self.protocol.classes)
-        return (model if self.mesh is None else WithMesh(model)).to(self.device)
+        if self.mesh is not None:
+            assert isinstance(model, NKF)
+            model = WithMesh(model)
+        return model.to(self.device)
 
     def network(self, model: nn.Module) -> nn.Module:
         return model.network if isinstance(model, WithMesh) else model
@@ -113,10 +116,9 @@ class ExpressionRecipe:
 
     def loss(self, model: nn.Module, batch: ExpressionBatch) -> Tensor:
         with autocast(self.config, self.device):
-            found = model(batch.crops, batch.landmarks_px)
-        if batch.mesh is None:
-            return F.cross_entropy(found.float(), batch.targets)
-        logits, mesh = found
+            if batch.mesh is None:
+                return self.objective(model, batch.crops, batch.landmarks_px, batch.targets)
+            logits, mesh = model(batch.crops, batch.landmarks_px)
         of_mesh = mesh_loss(mesh.float(), batch.mesh)
         return F.cross_entropy(logits.float(), batch.targets) + self.config.mesh_weight * of_mesh
 
@@ -145,8 +147,8 @@ class ExpressionRecipe:
         """(N, C) of a network in evaluation mode."""
         return self._logits(model, faces).softmax(dim=1).cpu().numpy()
 
-    def measured(self) -> tuple[NDArray[np.int64], NDArray[np.int64], FaceTensors]:
-        """Rows of the pack, labels and faces of what the run is measured on.
+    def measured(self, most: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64], FaceTensors]:
+        """Rows of the pack, labels and faces of what the run is measured on, or of the first so many.
 
         This is the fold that was left out of training; without one the protocol's reported split, or in a pack without
         it the images that chose the checkpoint.
@@ -155,6 +157,7 @@ class ExpressionRecipe:
         if self.protocol.fold is None:
             reported = labelled(self.pack, self.protocol.test, self.labels)
             rows = reported if len(reported) else self.valid_rows
+        rows = rows[:most]
         return rows, self.labels[rows], self._faces(rows)
 
     def _faces(self, rows: NDArray[np.int64]) -> FaceTensors:

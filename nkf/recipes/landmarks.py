@@ -22,7 +22,7 @@ from nkf.models import create_model
 from nkf.models.fan import FAN
 from nkf.preprocess import augment, random_similarities, transform_landmarks, warp
 from nkf.progress import Progress, no_progress
-from nkf.recipes.common import FaceTensors, autocast, describe, start_from
+from nkf.recipes.common import FaceTensors, architecture, autocast, describe, start_from
 from nkf.recipes.mesh import Mesh
 from nkf.weights import Kind, WeightsInfo
 
@@ -77,7 +77,7 @@ class LandmarkRecipe:
         return FaceTensors(images, landmarks, self.device), torch.from_numpy(squares).to(self.device)
 
     def create(self) -> nn.Module:
-        model = create_model(self.kind, {"backbone": self.config.network.backbone})
+        model = create_model(self.kind, architecture(self.config))
         assert isinstance(model, FAN)
         start_from(model, self.config, self.train)
         return model.to(self.device)

@@ -48,6 +48,13 @@ def chosen_rows(
     return rows, valid
 
 
+def drawn(rows: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
+    """So many of some rows at most, drawn at random, always the same; in order."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng(0).permutation(rows)[:limit])
+
+
 def fold_rows(pack: Pack, protocol: Protocol, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rows of the fold that is left out of training; none without one. Copies of a picture are in one fold."""
     rows = np.concatenate([labelled(pack, split, labels) for split in protocol.train])

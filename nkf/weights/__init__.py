@@ -16,19 +16,23 @@ WEIGHTS_FOLDER = Path(__file__).parent
 DEFAULT_MODEL = "mobile"
 DEFAULT_FAN = "fan"
 DEFAULT_DETECTOR = "face"
-Kind = Literal["fan", "nkf", "detector", "backbone"]
+Kind = Literal["fan", "nkf", "poster", "poster_pp", "eac", "efficientface", "detector", "backbone", "landmark_trunk"]
+EXPRESSION_KINDS: tuple[Kind, ...] = ("nkf", "poster", "poster_pp", "eac", "efficientface")
 
 INPUTS: dict[Kind, tuple[str, ...]] = {
     "fan": ("crops",),
     "nkf": ("crops", "landmarks_px"),
+    **dict.fromkeys(EXPRESSION_KINDS[1:], ("crops",)),
     "detector": ("images",),
     "backbone": ("crops",),
+    "landmark_trunk": ("crops",),
 }
 OUTPUTS: dict[Kind, tuple[str, ...]] = {
     "fan": ("landmarks_px", "spread_px"),
-    "nkf": ("probabilities",),
+    **dict.fromkeys(EXPRESSION_KINDS, ("probabilities",)),
     "detector": ("scores", "boxes_px", "points_px"),
     "backbone": ("features",),
+    "landmark_trunk": ("landmarks_px",),
 }
 
 
@@ -55,8 +59,9 @@ class WeightsInfo(BaseModel):
     of 8x8 pixels a score, a box and five points (see `nkf.models.detector`); its `input_size` is that of training.
     The other kinds take ``crops``: (B, 3, S, S) float32 RGB in [0, 1] with S = `input_size`; mean and std are applied
     inside. ``fan`` gives ``landmarks_px``: (B, 68, 2) in pixels of the crop, and ``spread_px``: (B, 68), their expected
-    distances to the truth. ``nkf`` takes the landmarks too, and gives ``probabilities``: (B, len(classes)).
-    ``backbone`` is no product, but what other networks start from: aligned crops to ``features``: (B, G).
+    distances to the truth. `EXPRESSION_KINDS` give ``probabilities``: (B, len(classes)); ``nkf`` takes landmarks too.
+    ``backbone`` and ``landmark_trunk`` are no products, but what other networks start from: aligned crops to
+    ``features``: (B, G), and to ``landmarks_px``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -75,11 +80,22 @@ class WeightsInfo(BaseModel):
         default=(), description="fractions of the side: eye centres, nasal base, mouth corners"
     )
     parameters: int
+    macs: int | None = Field(
+        default=None,
+        description="multiply-adds of one input: convolutions and matrix products",
+    )
     training: dict[str, Any] = Field(default_factory=dict, description="data, licences, starting weights, recipe")
     metrics: dict[str, Any] = Field(default_factory=dict, description="figures with command, date, machine, seed")
-    calibration: Calibration | None = Field(default=None, description="of an ``nkf``; None: softmax of the logits")
+    calibration: Calibration | None = Field(
+        default=None, description="of the probabilities; None: softmax of the logits"
+    )
     sha256: dict[str, str] = Field(default_factory=dict, description="of the files beside this one, by name")
     nkf_version: str
+
+    @property
+    def tells_expressions(self) -> bool:
+        """It is one of `EXPRESSION_KINDS`."""
+        return self.kind in EXPRESSION_KINDS
 
     @model_validator(mode="after")
     def _a_bias_for_each_class(self) -> Self:

@@ -154,7 +154,7 @@ def test_a_backbone_is_no_product(backbone_run: Path, tmp_path: Path) -> None:
 
 def saved(kind: Kind, folder: Path, backbone_run: Path, **fields: Any) -> str:
     """A network of some kind, every weight of which is drawn anew."""
-    architecture = {"nkf": TINY.model_dump(mode="json"), "detector": {}}.get(kind, {"backbone": "tiny"}) | fields
+    architecture = {"nkf": TINY.architecture(), "detector": {}}.get(kind, {"backbone": "tiny"}) | fields
     network = create_model(kind, architecture, 8)
     _, info = find_weights(str(backbone_run), (".safetensors",))
     classes = tuple("abcdefgh") if kind == "nkf" else ()
