@@ -64,6 +64,12 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
         ({"schedule": "exponential", "decay": 0.5}, 20, 0.1 * 0.5),  # an epoch
         ({"schedule": "exponential", "decay": 0.5}, 50, 0.1 * 0.5**2.5),
         ({"schedule": "exponential", "decay": 0.5}, 4, 0.05 * 0.5**0.2),  # in the warm-up too
+        ({"schedule": "exponential", "decay": 0.5, "decay_epochs": 2.5}, 50, 0.1 * 0.5),
+        ({"schedule": "steps", "decay": 0.1}, 19, 0.1),  # the last one of the first epoch
+        ({"schedule": "steps", "decay": 0.1}, 20, 0.01),
+        ({"schedule": "steps", "decay": 0.1, "decay_epochs": 2}, 39, 0.1),
+        ({"schedule": "steps", "decay": 0.1, "decay_epochs": 2}, 40, 0.01),
+        ({"schedule": "steps", "decay": 0.1, "decay_epochs": 2}, 99, 0.001),
     ],
 )
 def test_learning_rate(changes, step, rate):
@@ -83,6 +89,24 @@ def test_first_step_of_the_optimizers(kind):
     weight = [[1.9, 2.1]] if kind == "adam" else [[2.0 * 0.95 + 0.1, 2.0 * 0.95 + 0.1]]
     np.testing.assert_allclose(model.weight.detach().numpy(), weight, atol=1e-6)
     assert model.bias.item() == pytest.approx(2.1)
+
+
+def test_sgd_has_momentum_and_adds_the_decay_to_the_gradient():
+    """Two steps by the formula v = 0.9 v + g + decay w, w -= rate v; the bias is not decayed."""
+    model = nn.Linear(1, 1)
+    optimizer = make_optimizer(config_for(optimizer="sgd", weight_decay=0.5), model).optimizer
+    expected = {}
+    for name, parameter, decay in (("weight", model.weight, 0.5), ("bias", model.bias, 0.0)):
+        nn.init.constant_(parameter, 2.0)
+        w, v = 2.0, 0.0
+        for gradient in (1.0, -3.0):
+            v = 0.9 * v + gradient + decay * w
+            w -= 0.1 * v
+        expected[name] = w
+    for gradient in (1.0, -3.0):
+        model.weight.grad, model.bias.grad = torch.tensor([[gradient]]), torch.tensor([gradient])
+        optimizer.step()
+    assert {name: p.item() for name, p in model.named_parameters()} == pytest.approx(expected, rel=1e-6)
 
 
 def test_frozen_weights_are_not_optimised():
@@ -112,6 +136,22 @@ def test_step_on_a_quadratic(rho, clip_norm):
     raised *= min(1, clip_norm / np.sqrt(raised @ raised))
     assert loss == pytest.approx(w @ A @ w / 2)
     np.testing.assert_allclose(model.w.detach().numpy(), w - 0.1 * raised, atol=1e-6)
+
+
+@pytest.mark.parametrize("rho", [0.05, 0.3])
+def test_sharpness_aware_step_takes_the_gradient_where_the_loss_is_higher(rho):
+    """By rho |g| and the curvature along g, exactly, since this loss is a quadratic."""
+    model, losses = Quadratic(START), []
+
+    def closure() -> Tensor:
+        losses.append(model.loss())
+        return losses[-1]
+
+    Descent(model, torch.optim.SGD(model.parameters(), lr=0.1), clip_norm=100, rho=rho).step(closure)
+    g = A @ np.array(START)
+    along = g / np.linalg.norm(g)
+    here, raised = (loss.item() for loss in losses)
+    assert raised - here == pytest.approx(rho * np.linalg.norm(g) + rho**2 / 2 * along @ A @ along)
 
 
 def test_sharpness_aware_steps_of_a_network():

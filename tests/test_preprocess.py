@@ -8,6 +8,8 @@ import torch
 from nkf.config import AugmentConfig, TrainConfig
 from nkf.geometry import CROP_SIZE, MEAN_SHAPE, mirror_landmarks
 from nkf.preprocess import (
+    IMAGENET_MEAN,
+    add_noise,
     augment,
     blur,
     cover_eyes,
@@ -17,6 +19,7 @@ from nkf.preprocess import (
     lower_resolution,
     motion_blur,
     random_similarities,
+    resized_crop,
     similarity_matrices,
     to_float,
     transform_landmarks,
@@ -136,11 +139,76 @@ def test_mean_effect_of_low_resolution_and_blur_is_loss_of_detail() -> None:
 
 
 def test_erasing_covers_no_more_than_its_largest_area() -> None:
-    images = torch.full((200, 3, 32, 32), -1.0)
-    always = AugmentConfig(erase=1.0, erase_area=0.2)
-    erased = (erase(images, always, generator()) != -1).all(dim=1).float().mean(dim=(1, 2))
+    images, config = torch.full((200, 3, 32, 32), -1.0), AugmentConfig(erase=1.0, erase_area=0.2)
+    erased = (erase(images, config, generator()) != -1).all(dim=1).float().mean(dim=(1, 2))
     assert erased.max() <= 0.2 * 1.15  # whole pixels
     assert (erased > 0).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("fill", ["random", "mean"])
+def test_patches_have_one_colour(fill: str) -> None:
+    """Any, another one for each image; or ImageNet's mean, which is 0 behind the networks' normalisation."""
+    images = torch.full((50, 3, 32, 32), -1.0)
+    changed = erase(images, AugmentConfig(erase=1.0, erase_fill=fill), generator())
+    colors = [image[:, image[0] != -1].unique(dim=1) for image in changed if (image != -1).any()]
+    assert {color.shape for color in colors} == {(3, 1)}
+    if fill == "mean":
+        assert all(torch.equal(color[:, 0], torch.tensor(IMAGENET_MEAN)) for color in colors)
+    else:
+        assert len({tuple(color.flatten().tolist()) for color in colors}) == len(colors)
+
+
+@pytest.mark.parametrize("probability", [1.0, 0.3, 0.0])
+def test_noise_is_put_on_a_share_of_the_images(probability: float) -> None:
+    images = torch.full((400, 3, 16, 16), 0.5)
+    spread = (add_noise(images, 0.2, probability, generator()) - images).flatten(1).std(dim=1)
+    noisy = spread[spread > 0]
+    assert len(noisy) / 400 == pytest.approx(probability, abs=0.07)
+    if len(noisy):
+        assert noisy.max() < 0.2 * 1.1
+        assert noisy.mean() == pytest.approx(0.1, abs=0.02)  # uniform up to the largest
+    assert torch.equal(add_noise(images, 0.0, probability, generator()), images)
+
+
+def test_resized_crops_are_parts_of_the_crop() -> None:
+    """Corners of what fills the crop lie in it; its area and its aspect are in their ranges, and all of it is drawn."""
+    before = torch.tensor([[0.5, 0.1, 3.0], [-0.1, 0.5, 20.0]]).expand(2000, 2, 3)
+    after = resized_crop(before, 64, 0.08, generator())
+    corners = torch.tensor([[0.0, 0, 1], [64, 64, 1]]).T  # of the new crop, homogeneous
+    last_row = torch.tensor([0.0, 0, 1]).expand(2000, 1, 3)
+    to_before = torch.cat([before, last_row], 1) @ torch.linalg.inv(torch.cat([after, last_row], 1))
+    (left, right), (top, bottom) = ((to_before @ corners)[:, axis].T / 64 for axis in (0, 1))
+    for low, high in ((left, right), (top, bottom)):
+        assert -1e-4 < low.min() < 0.02
+        assert 0.98 < high.max() < 1 + 1e-4
+    width, height = right - left, bottom - top
+    free = (width < 0.999) & (height < 0.999)  # else it was cut to the whole side
+    assert 0.08 - 1e-3 < (width * height).min() < 0.1
+    assert (width * height).max() > 0.9
+    aspect = (width / height)[free]
+    assert 3 / 4 - 1e-3 < aspect.min() < 0.77
+    assert 1.3 < aspect.max() < 4 / 3 + 1e-3
+    assert aspect.log().mean().abs() < 0.02  # as often wide as high
+    assert (left / (1 - width))[free].mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_landmarks_move_along_with_resized_crops(faces: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """What is at a landmark's place before is there after."""
+    config = NOTHING.model_copy(update={"resized_crop": 0.3})
+    images, landmarks = faces
+    crops, moved, matrices, _ = augment(images, landmarks, centred(6), CROP_SIZE, config, generator(2))
+    assert (matrices[:, 0, 0] != matrices[:, 1, 1]).all()
+    assert torch.equal(resized_crop(matrices, CROP_SIZE, 1.0, generator()), matrices)
+    inside = ((moved > 2) & (moved < CROP_SIZE - 2)).all(dim=-1)
+    assert inside.float().mean() > 0.3
+    for picture, points, crop, places, seen in zip(images, landmarks, crops, moved, inside, strict=True):
+        expected, found = (colors_at(picture, points), colors_at(crop, places))
+        torch.testing.assert_close(found[:, seen], expected[:, seen], atol=0.05, rtol=0)
+
+
+def colors_at(picture: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    grid = 2 * points[None, None] / picture.shape[-1] - 1
+    return torch.nn.functional.grid_sample(picture[None], grid, align_corners=False, padding_mode="border")[0, :, 0]
 
 
 def test_near_crops_are_drawn_from_their_own_square_and_a_fifth_of_the_ranges() -> None:
