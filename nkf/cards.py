@@ -42,7 +42,8 @@ _TITLES = {
 }
 _NOT_FIGURES = {"n", "n_leakfree", "step", "epoch", "score", "schema", "seed"}  # the score is one of the others
 _OF_EXPRESSIONS = {"rule", "targets"}  # older sidecars of other kinds tell them too
-_NOT_SETTINGS = {"data", "start", "start_backbone", "pretrained", "protocol"}  # have their own place
+_BESIDE = {"start_landmark_trunk": "landmark trunk", "teacher": "teacher"}  # networks that it took beside its start
+_NOT_SETTINGS = {"data", "start", "start_backbone", "pretrained", "protocol", *_BESIDE}  # have their own place
 
 Row = tuple[str, ...]
 Table = list[Row]
@@ -136,6 +137,9 @@ def _data(training: Mapping[str, Any]) -> str:
     for ancestor in _ancestors(training):
         for entry in _entries(ancestor):
             lines.setdefault(_told_of(entry), f" Through the starting weights `{ancestor.get('name')}`.")
+    for what, network in _beside(training):
+        for entry in (entry for one in (network, *_ancestors(network)) for entry in _entries(one)):
+            lines.setdefault(_told_of(entry), f" Through the {what} `{network.get('name')}`.")
     return "\n".join(f"- {line}{note}" for line, note in lines.items()) or "Its sidecar names no data."
 
 
@@ -162,6 +166,13 @@ def _ancestors(training: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from _ancestors(start)
 
 
+def _beside(training: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What the sidecar tells of a landmark trunk and a teacher, each after its name."""
+    for field, what in _BESIDE.items():
+        if isinstance(network := training.get(field), Mapping):
+            yield what, network
+
+
 def _start(training: Mapping[str, Any]) -> str:
     lines, first = [], training
     for first in _ancestors(training):
@@ -172,7 +183,8 @@ def _start(training: Mapping[str, Any]) -> str:
     elif lines:
         lines.append("- nothing before that: random numbers")
     if not lines:
-        return "Starting weights: none, it was trained from random numbers."
+        but = " but for its landmark trunk" if "start_landmark_trunk" in training else ""
+        return f"Starting weights: none, it was trained from random numbers{but}."
     return "Starting weights, the newest first:\n\n" + "\n".join(lines)
 
 
@@ -190,6 +202,7 @@ def _settings(info: WeightsInfo) -> Table:
     protocol = info.training.get("protocol")
     if isinstance(protocol, Mapping):
         rows.append(("protocol", _protocol(protocol)))
+    rows += [(what, f"`{network.get('name')}`") for what, network in _beside(info.training)]
     kept = {key: value for key, value in info.training.items() if key not in hidden}
     return rows + [(key.replace("_", " "), text) for key, text in _flat(kept)]
 

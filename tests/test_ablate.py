@@ -1,6 +1,7 @@
 """Grids of runs: what they hold, and that stopping and going on changes no number."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nkf.ablate import (
     folder_name,
     grid_runs,
     load_grid,
+    measure,
     measure_noise,
     read_damage,
 )  # fmt: skip
@@ -186,8 +188,73 @@ def test_a_folder_belongs_to_one_grid(unbroken: tuple[Grid, Path, list[Run]]) ->
     other = grid.model_copy(update={"rows": {**grid.rows, "all": {"epochs": 7}}})
     with pytest.raises(NkfError, match=r"out: holds runs of another grid \(row all differs\); choose another --out"):
         next(ablate(other, out))
+    with pytest.raises(NkfError, match=r"out: holds runs of another grid \(minutes differs\); choose another --out"):
+        next(ablate(grid.model_copy(update={"minutes": 3.0}), out))
     with pytest.raises(NkfError, match="no study 'sigma'; there are parts"):
         next(ablate(grid, out, studies=["sigma"]))
+
+
+@pytest.mark.parametrize(
+    ("log", "max_minutes", "given", "finished"),
+    [
+        (None, 60.0, 2.0, True),
+        ("", 60.0, 2.0, True),  # stopped before the first line of its log
+        ("missing", 60.0, 2.0, True),
+        ("20 40 60", 60.0, 1.0, True),  # a minute of the two
+        ('20 40 60 {"time":', 60.0, 1.0, True),  # a kill cut the last line
+        ("20 40 60 80 100 120 140", 60.0, 0.0, True),  # a kill behind its time
+        ("20 40 60", 0.5, 0.5, False),  # the whole command ends first
+    ],
+)
+def test_minutes_stop_each_training(
+    log: str | None,
+    max_minutes: float,
+    given: float,
+    finished: bool,
+    mini_pack: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grid = grid_of(mini_pack, minutes=2.0, repeats=[{"fold": 0, "seed": 0}], noises=[])
+    run = grid_runs(grid, tmp_path)[0]
+    if log is not None:
+        run.folder.mkdir(parents=True)
+    if log not in (None, "missing"):
+        words = [f'{{"step": {word}, "time": {word}}}\n' if word.isdigit() else word for word in log.split()]
+        (run.folder / "log.jsonl").write_text("".join(words))
+    minutes = []
+
+    def stop(*_: Any, max_minutes: float, **__: Any) -> dict[str, Any]:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        minutes.append(max_minutes)
+        return {"finished": False}
+
+    monkeypatch.setattr("nkf.ablate.train", stop)
+    monkeypatch.setattr("nkf.ablate.measure", lambda *_: Measured(np.arange(2), np.zeros(2, int), np.eye(2)))
+    monkeypatch.setattr("nkf.ablate.grid_runs", lambda *_: [run])
+    runs = list(ablate(grid, tmp_path, max_minutes=max_minutes))
+    assert minutes == [pytest.approx(given, abs=0.02)]
+    assert (len(runs) == 1, run.measured.exists()) == (finished, finished)
+
+
+@pytest.mark.parametrize(("choose", "kept"), [("last", "last"), ("valid", "best")])
+def test_a_run_that_minutes_ended_is_measured_by_its_last_weights_if_these_count(
+    unbroken: tuple[Grid, Path, list[Run]], choose: str, kept: str, tmp_path: Path
+) -> None:
+    """The best ones of such a run are older. Here they are of another run, so that they can be told apart."""
+    grid, out, _ = unbroken
+    shutil.copytree(out, tmp_path / "out")
+    run, other = (one for one in grid_runs(grid, tmp_path / "out") if one.row == "all")
+    for part in ("model.safetensors", "model.json"):
+        shutil.copy(other.folder / "best" / part, run.folder / "last" / part)
+    protocol = run.config.protocol.model_copy(update={"choose": choose})
+    measured = measure(replace(run, config=run.config.model_copy(update={"protocol": protocol})))
+    crops = load_crops(Pack(run.config.data[0]), "aligned", 32)
+    network = load_model(*find_weights(str(run.folder / kept / "model.safetensors"), (".safetensors",)))
+    with torch.no_grad():
+        images = torch.from_numpy(crops.images[measured.rows]).permute(0, 3, 1, 2) / 255
+        logits = network(images, torch.from_numpy(crops.landmarks_px[measured.rows]))
+    np.testing.assert_allclose(measured.probabilities, logits.softmax(dim=1), atol=1e-5)
 
 
 def test_a_run_that_fails_is_named(mini_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from nkf.cards import TEXTS, model_card, packaged_cards
 from nkf.errors import NkfError
 from nkf.metrics import wilson_interval
-from nkf.weights import Calibration, WeightsInfo, find_weights, packaged_models
+from nkf.weights import EXPRESSION_KINDS, Calibration, WeightsInfo, find_weights, packaged_models
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = re.findall(r"^## (.+)$", (TEXTS / "any.md").read_text(), re.MULTILINE)
@@ -142,10 +142,23 @@ def test_starting_weights_bring_their_data_and_terms(card_of: Any) -> None:
     assert "`espdl_mbf`, a face-identity network: MIT (Espressif)." in text
 
 
+def test_a_landmark_trunk_and_a_teacher_bring_their_data_and_terms(card_of: Any) -> None:
+    start = {"name": "before", "data": [{"source": "c.zip", "licence": "CC0"}]}
+    trunk = {"name": "trunk", "kind": "landmark_trunk", "data": [{"source": "b.zip", "licence": "CC BY"}]}
+    teacher = {"name": "big", "kind": "eac", "data": [{"source": "a.zip", "licence": "mine"}], "start": start}
+    given = {"data": [{"source": "a.zip", "licence": "mine"}], "start_landmark_trunk": trunk, "teacher": teacher}
+    text = section(card_of(training=given), "What it was made from")
+    assert "- **a.zip**: mine.\n" in text
+    assert "- **b.zip**: CC BY. Through the landmark trunk `trunk`.\n" in text
+    assert "- **c.zip**: CC0. Through the teacher `big`.\n" in text
+    assert [row for row in rows(text) if "`" in row[-1]] == [["landmark trunk", "`trunk`"], ["teacher", "`big`"]]
+
+
 @pytest.mark.parametrize(
     ("training", "told"),
     [
-        ({}, "Starting weights: none"),
+        ({}, "Starting weights: none, it was trained from random numbers."),
+        ({"start_landmark_trunk": {"name": "x"}}, "trained from random numbers but for its landmark trunk."),
         ({"start": {"name": "x"}}, "- nothing before that: random numbers"),
         ({"pretrained": {"file": "foamliu_mobilefacenet/weights.safetensors", "sha256": "0"}}, "Apache-2.0"),
         ({"pretrained": {"file": "new/weights.safetensors"}}, "on what terms, its sidecar does not tell"),
@@ -158,14 +171,14 @@ def test_origin_is_told_as_far_as_the_sidecar_knows_it(card_of: Any, training: d
     assert told in section(card_of(training=training), "What it was made from")
 
 
-@pytest.mark.parametrize("kind", ["nkf", "fan", "detector", "backbone"])
+@pytest.mark.parametrize("kind", ["nkf", "poster", "eac", "fan", "detector", "backbone", "landmark_trunk"])
 def test_network_of_ones_own_gets_the_general_texts(card_of: Any, kind: str) -> None:
     """It has a packaged network's name, not its origin."""
     card = card_of(kind)
     assert re.findall(r"^## (.+)$", card, re.MULTILINE) == SECTIONS
     assert "Nobody has said so" in card
     assert not re.search(r"FERPlus|FER-2013|FairFace|So and Han", card)
-    assert ("calibrated" in card) == (kind == "nkf")
+    assert ("calibrated" in card) == (kind in EXPRESSION_KINDS)
 
 
 def test_cells_hold_no_table_of_their_own(card_of: Any) -> None:

@@ -120,6 +120,34 @@ def test_ablate_asks_for_matplotlib_first(run: Run, monkeypatch: pytest.MonkeyPa
     assert not Path("out").exists()
 
 
+def test_compare_prints_runs_and_the_table_and_what_is_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("grid.yaml").write_text(GRID.replace("parts:", "systems:") + "minutes: 2\n")
+
+    def done(grid: Grid, out: Path, **options: Any) -> Iterator[Any]:
+        assert (options["studies"], options["device"], options["max_minutes"]) == (["systems"], "cpu", 3)
+        assert grid.minutes == 2
+        one = grid_runs(grid, out)[0]
+        one.folder.mkdir(parents=True)
+        Measured(np.arange(4), np.zeros(4, int), np.array([[1, 0]] * 3 + [[0, 1]])).write(one.measured)
+        yield one
+
+    def table(_: Grid, out: Path, **options: Any) -> None:
+        assert options == {"device": "cpu", "rounds": 4}
+        (out / "compare.md").write_text("the table\n")
+
+    monkeypatch.setattr("nkf.ablate.ablate", done)
+    monkeypatch.setattr("nkf.compare.compare", table)
+    given = ["compare", "grid.yaml", "--out", "out", "--max-minutes", "3", "--rounds", "4", "--device", "cpu"]
+    code, out, _ = run(*given)
+    assert code == 0
+    assert out.splitlines() == [
+        "1/4 plain, seed-0: accuracy 75.00%",
+        "the table",
+        "written to out",
+        "not finished: 3 runs are left, the same command goes on",
+    ]
+
+
 def test_robustness_prints_a_line_for_each_damage(run: Run, calls: SimpleNamespace) -> None:
     rows = [{"accuracy": 0.8 - 0.1 * severity} for severity in range(1, 6)]
     result = {"model": "net", "clean": {"accuracy": 0.875}, "n": 40, "corruptions": dict.fromkeys(CORRUPTIONS, rows)}
@@ -204,6 +232,8 @@ def test_soft_labels_take_several_models(
         ("ablate grid.yaml --out out --studies part", "no study 'part'; there are parts"),
         ("ablate grid.yaml --out out --max-minutes soon", "max-minutes"),
         ("ablate grid.yaml", "--out"),
+        ("compare grid.yaml --out out", "no study 'systems'; there are parts"),
+        ("compare grid.yaml --out out --rounds few", "rounds"),
         ("robustness none --out out", "none: no pack"),
         ("robustness none --out out --colour", "none: no pack"),
         ("robustness none --out grid.yaml", "grid.yaml: a file, expected a folder for the results"),
