@@ -285,7 +285,7 @@ def test_the_queue_names_what_is_there() -> None:
         assert (ROOT / file).is_file(), file
     rows = re.findall(r"^\| (\d+) \| `nkf (\w\S*) .*--device cuda.*` \|.*\|$", QUEUE, re.MULTILINE)
     assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))
-    assert {command for _, command in rows} == {"train", "soft-labels", "ablate"}
+    assert {command for _, command in rows} == {"train", "soft-labels", "ablate", "compare"}
     assert len(rows) == len(re.findall(r"^\| \d+ \|", QUEUE, re.MULTILINE))
     queued = set(re.findall(r"`nkf (?:train|ablate) configs/cuda/([\w-]+)\.yaml", QUEUE))
     assert queued == {file.stem for file in (CONFIGS / "cuda").glob("*.yaml")}
