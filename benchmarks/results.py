@@ -43,8 +43,8 @@ COMMANDS = {
     "ablation-pretraining": "nkf ablate configs/ablation/pretraining.yaml --out runs/ablation-pretraining",
     "ablation-mobile": "nkf ablate configs/cuda/ablation-mobile.yaml --out runs/ablation-mobile --device cuda",
     "ablation-base": "nkf ablate configs/cuda/ablation-base.yaml --out runs/ablation-base --device cuda",
-    "robustness-mobile": "nkf robustness data/ferplus --model mobile --out results/robustness --limit 300",
-    "colour-mobile": "nkf robustness data/fairface --colour --split train --model mobile --out results/colour --limit 3000",
+    "robustness-mobile": "nkf robustness data/ferplus --limit 300 --out results/robustness",
+    "colour-mobile": "nkf robustness data/fairface --colour --split train --limit 3000 --out results/colour",
     "calibration-mobile": "nkf calibrate data/ferplus --model mobile --out results/calibration",
     "counts": "python benchmarks/counts.py --json benchmarks/results/counts.json",
     "compare-cpu": "nkf compare configs/compare/cpu.yaml --out runs/compare-cpu",
@@ -77,11 +77,11 @@ out); none was checked here. They are about other images than ours, and do not c
 
 - **Split.** They are about FERPlus's test split, usually after training on train and valid together. Ours is about
   valid, after training on train; the test split is not used here at all.
-- **Choice of the checkpoint.** The published code of POSTER, POSTER++ and EfficientFace keeps the epoch that is best on
-  the test images; EAC's writes the accuracy of every epoch. How NKF's was chosen is not known here. Ours was chosen on
-  valid, the images that it is reported on, and calibrated there, class biases included (under *Calibration* the accuracy
-  is judged on other folds). In the ablations nothing is chosen: these are measured on parts of train and valid that were
-  left out of training, with the last weights.
+- **Choice of the checkpoint.** The published code of POSTER, POSTER++ and EfficientFace keeps the epoch that is best
+  on the test images; EAC's writes the accuracy of every epoch. How NKF's was chosen is not known here. Ours was
+  chosen on valid, the images that it is reported on, and calibrated there, class biases included (under *Calibration*
+  the accuracy is judged on other folds). In the ablations nothing is chosen: these are measured on parts of train and
+  valid that were left out of training, with the last weights.
 - **Copies.** FERPlus has pixel-identical images across splits. Ours is given with and without those that train has too.
 - **Size.** The backbones of POSTER, POSTER++ and EAC have tens of millions of weights, and start from face-identity
   networks that were trained on millions of pictures; `mobile` is far smaller (`nkf models`).
