@@ -81,14 +81,21 @@ class MobileFaceNet(Backbone):
 
 
 class ResidualUnit(nn.Module):
-    """BN - conv 3x3 - BN - PReLU - conv 3x3 with the stride - BN, plus the (sub-sampled or projected) input."""
+    """BN - conv 3x3 - BN - PReLU - conv 3x3 with the stride - BN, plus the (sub-sampled or projected) input.
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    Args:
+        inputs: channels.
+        outputs: channels.
+        stride: of the second convolution.
+        inner_norm: the batch norm between the convolutions, which not all networks of this kind have.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, inner_norm: bool = True) -> None:
         super().__init__()
         self.residual = nn.Sequential(
             nn.BatchNorm2d(inputs),
             nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(outputs),
+            *([nn.BatchNorm2d(outputs)] if inner_norm else []),
             PReLU(outputs),
             nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
             nn.BatchNorm2d(outputs),

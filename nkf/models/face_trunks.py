@@ -1,7 +1,7 @@
 """The two trunks that POSTER and POSTER++ share: what the face looks like, and where its landmarks are.
 
-Image trunk: the IR-50 of ArcFace (Deng et al., CVPR 2019, arXiv 1801.07698) without its fourth stage. Its unit differs
-from the `ResidualUnit` of our own backbones: there is no batch norm between its two convolutions. Landmark trunk: a
+Image trunk: the IR-50 of ArcFace (Deng et al., CVPR 2019, arXiv 1801.07698) without its fourth stage. Its units
+differ from those of our own backbones: there is no batch norm between their two convolutions. Landmark trunk: a
 MobileFaceNet (Chen et al., CCBR 2018, arXiv 1804.07573) that was trained to find 68 landmarks. The published code
 starts both from weights that others trained; here the first starts fresh, and the second from a `LandmarkRegressor`.
 
@@ -11,6 +11,7 @@ starts both from weights that others trained; here the first starts fresh, and t
 Legend: B faces, C channels, K = 68 landmarks, S side of the crop in pixels.
 """
 
+from functools import partial
 from typing import Self
 
 import torch
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 
 from nkf.geometry import MEAN_SHAPE, NUM_LANDMARKS
 from nkf.images import IMAGENET_MEAN, IMAGENET_STD
-from nkf.models.backbone import MobileFaceNet
-from nkf.models.layers import ConvBN, ImageNormalization, PReLU
+from nkf.models.backbone import MobileFaceNet, ResidualUnit
+from nkf.models.layers import ConvBN, ImageNormalization
 
+_unit = partial(ResidualUnit, inner_norm=False)
 TRUNK_SIZE = 112  # pixels of the side that both trunks see
 ThreeMaps = tuple[Tensor, Tensor, Tensor]
 
@@ -38,25 +40,6 @@ def to_trunk_size(crops: Tensor) -> Tensor:
     return crops[:, :, ::step, ::step] if step > 1 else crops
 
 
-class Unit(nn.Module):
-    """BN - conv 3x3 - PReLU - conv 3x3 with the stride - BN, plus the (sub-sampled or projected) input."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
-            nn.BatchNorm2d(inputs),
-            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
-            PReLU(outputs),
-            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
-        self.shortcut = nn.MaxPool2d(1, stride) if inputs == outputs else ConvBN(inputs, outputs, stride=stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.residual(x) + self.shortcut(x)
-        return y
-
-
 class ImageTrunk(nn.Module):
     """IR-50 cut after its third stage: 3, 4 and 14 units.
 
@@ -68,7 +51,7 @@ class ImageTrunk(nn.Module):
         super().__init__()
         self.stem = ConvBN(3, 64, kernel=3, activation="prelu")
         self.stages = nn.ModuleList(
-            nn.Sequential(Unit(before, width, 2), *(Unit(width, width, 1) for _ in range(depth - 1)))
+            nn.Sequential(_unit(before, width, 2), *(_unit(width, width, 1) for _ in range(depth - 1)))
             for before, width, depth in ((64, 64, 3), (64, 128, 4), (128, 256, 14))
         )
         if dead_tail:

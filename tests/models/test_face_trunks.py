@@ -6,11 +6,11 @@ from torch import nn
 
 from nkf.costs import parameters_by_part
 from nkf.geometry import MEAN_SHAPE
+from nkf.models.backbone import ResidualUnit
 from nkf.models.face_trunks import (
     ImageTrunk,
     LandmarkRegressor,
     TwoTrunks,
-    Unit,
     create_landmark_trunk,
     to_trunk_size,
 )
@@ -49,7 +49,7 @@ def test_crops_of_another_size_are_refused(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(("inputs", "outputs", "stride"), [(4, 4, 1), (4, 4, 2), (4, 6, 2)])
 def test_unit_has_no_norm_between_its_convolutions(inputs: int, outputs: int, stride: int) -> None:
     torch.manual_seed(0)
-    unit, x = scatter_batch_norms(Unit(inputs, outputs, stride)), torch.randn(2, inputs, 8, 8)
+    unit, x = scatter_batch_norms(ResidualUnit(inputs, outputs, stride, inner_norm=False)), torch.randn(2, inputs, 8, 8)
     norm, first, prelu, second, last_norm = unit.residual
     with torch.no_grad():
         y = F.conv2d(batch_norm(x, norm), first.weight, padding=1)
