@@ -384,4 +384,4 @@ def _save_average(recipe: Recipe, state: State, folder: Path, metrics: dict[str,
 
 def _append(run: Path, row: dict[str, Any]) -> None:
     with (run / "log.jsonl").open("a") as log:
-        log.write(json.dumps({"time": round(time.time(), 1), **row}) + "\n")
+        log.write(json.dumps({"time": round(time.time(), 3), **row}) + "\n")
