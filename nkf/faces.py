@@ -107,16 +107,20 @@ def find_landmarks(
     Returns:
         (N, 68, 2) and (N, 68) in image pixels.
     """
-    if not len(boxes_xyxy):
-        return FoundLandmarks(np.zeros((0, NUM_LANDMARKS, 2)), np.zeros((0, NUM_LANDMARKS)))
     turns = quarter_turns or [0] * len(boxes_xyxy)
-    matrices = [_turned(first_crop(box, size), turn, size) for box, turn in zip(boxes_xyxy, turns, strict=True)]
+    matrices = [first_crop(box, size, turn) for box, turn in zip(boxes_xyxy, turns, strict=True)]
     return find_in_crops(fan, [image_rgb] * len(matrices), matrices, size=size, passes=passes)
 
 
-def first_crop(box_xyxy: ArrayLike, size: int) -> Matrix:
-    """The (2, 3) map from image pixels to those of the first pass's crop: a loose square around the box."""
-    return box_transform(expand_box(box_xyxy, FAN_BOX_SCALE), size)
+def first_crop(box_xyxy: ArrayLike, size: int, quarter_turns: int = 0) -> Matrix:
+    """The (2, 3) map from image pixels to those of the first pass's crop: a loose square around the box.
+
+    Args:
+        box_xyxy: (4,) in image pixels.
+        size: side of the crop.
+        quarter_turns: counter-clockwise, that put the face upright.
+    """
+    return _turned(box_transform(expand_box(box_xyxy, FAN_BOX_SCALE), size), quarter_turns, size)
 
 
 def find_in_crops(
@@ -139,6 +143,8 @@ def find_in_crops(
     Returns:
         (N, 68, 2) and (N, 68) in pixels of the images.
     """
+    if not matrices:
+        return FoundLandmarks(np.zeros((0, NUM_LANDMARKS, 2)), np.zeros((0, NUM_LANDMARKS)))
     points_px, spread_px = _one_pass(fan, images, matrices, size)
     squares = {
         k: upright_square(points)

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nkf.detectors import Detector, NkfDetector, WholeImage, make_detector
 from nkf.errors import NkfError
-from nkf.faces import Face, find_in_crops, find_landmarks, first_crop, quarter_turns_upright
+from nkf.faces import Face, find_in_crops, first_crop, quarter_turns_upright
 from nkf.geometry import Matrix, Points, box_transform, crop_transform, transform_points
 from nkf.images import ImageRGB, warp_similarity, whole_box
 from nkf.quality import (
@@ -37,6 +38,8 @@ class FaceFinder:
         device: Device = "auto",
         *,
         limits: QualityLimits | None = None,
+        min_face_px: int | None = None,
+        threads: int | None = None,
     ) -> None:
         """Load the networks.
 
@@ -45,12 +48,14 @@ class FaceFinder:
             fan: the face alignment network: a packaged NAME, a run folder, or a weights file.
             device: ``auto`` takes CUDA where it is available.
             limits: of `Face.problems`; None takes the defaults.
+            min_face_px: see `nkf.detectors.NkfDetector`; for our own detector alone.
+            threads: CPU threads of one call of a network; None takes all cores.
 
         Raises:
             NkfError: when a network or the detector cannot be loaded.
         """
-        self._detector = _make_detector(detector, device) if isinstance(detector, str) else detector
-        self._fan = load_fan(fan, device)
+        self._detector = _detector(detector, device, min_face_px, threads)
+        self._fan = load_fan(fan, device, threads=threads)
         self._limits = limits or QualityLimits()
 
     def __call__(self, image_rgb: ImageRGB) -> list[Face]:
@@ -58,17 +63,29 @@ class FaceFinder:
 
         What the detector takes for a face, but no landmarks fit on, is left out.
         """
-        faces = sorted(self._detector(image_rgb), key=lambda face: face.area, reverse=True)
-        certain = [face for face in self._with_landmarks(image_rgb, faces) if self._is_face(face)]
-        return [self._judged(image_rgb, face) for face in without_doubles(certain)]
+        return self.find([image_rgb])[0]
 
-    def _with_landmarks(self, image_rgb: ImageRGB, faces: Sequence[Face]) -> list[Face]:
+    def find(self, images_rgb: Sequence[ImageRGB]) -> list[list[Face]]:
+        """Find the faces of several images, whose landmarks are looked for together."""
+        candidates = [sorted(self._detector(image), key=lambda face: face.area, reverse=True) for image in images_rgb]
+        pairs = [(image, face) for image, faces in zip(images_rgb, candidates, strict=True) for face in faces]
+        certain = iter([(face, self._is_face(face)) for face in self._with_landmarks(pairs)])
+        result = []
+        for image, faces in zip(images_rgb, candidates, strict=True):
+            kept = [face for face, is_face in islice(certain, len(faces)) if is_face]
+            result.append([self._judged(image, face) for face in without_doubles(kept)])
+        return result
+
+    def _with_landmarks(self, pairs: Sequence[tuple[ImageRGB, Face]]) -> list[Face]:
+        images, faces = [image for image, _ in pairs], [face for _, face in pairs]
         boxes, size = [face.box_xyxy for face in faces], self._fan.info.input_size
         turns = [quarter_turns_upright(face.points5_px) for face in faces]
-        found = find_landmarks(self._fan, image_rgb, boxes, quarter_turns=turns, size=size)
+        crops = [first_crop(box, size, turn) for box, turn in zip(boxes, turns, strict=True)]
+        found = find_in_crops(self._fan, images, crops, size=size)
         # Five points may be wrong about which way is up; the landmarks are surer where they are right.
         turned = [k for k, turn in enumerate(turns) if turn]
-        level = find_landmarks(self._fan, image_rgb, [boxes[k] for k in turned], size=size)
+        crops = [first_crop(boxes[k], size) for k in turned]
+        level = find_in_crops(self._fan, [images[k] for k in turned], crops, size=size)
         for n, k in enumerate(turned):
             if level.spread_px[n].mean() < found.spread_px[k].mean():
                 found.points_px[k], found.spread_px[k] = level.points_px[n], level.spread_px[n]
@@ -117,11 +134,13 @@ def without_doubles(faces: Sequence[Face]) -> list[Face]:
     return sorted(kept, key=lambda face: face.area, reverse=True)
 
 
-def _make_detector(name: str, device: Device) -> Detector:
+def _detector(detector: str | Detector, device: Device, min_face_px: int | None, threads: int | None) -> Detector:
     """Our own detector may be generous: what it finds is judged again by its landmarks."""
-    if name in ("auto", "nkf"):
-        return NkfDetector(device, score_threshold=CANDIDATE_SCORE)
-    return make_detector(name, device)
+    if detector in ("auto", "nkf"):
+        return NkfDetector(device, score_threshold=CANDIDATE_SCORE, min_face_px=min_face_px, threads=threads)
+    if min_face_px is not None:
+        raise NkfError("min_face_px: for our own detector alone (auto, nkf)")
+    return make_detector(detector, device) if isinstance(detector, str) else detector
 
 
 def align_face(image_rgb: ImageRGB, face: Face, size: int) -> tuple[ImageRGB, Points]:

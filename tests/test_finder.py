@@ -63,28 +63,51 @@ def test_boxes_on_parts_of_a_face_count_once():
 
 def test_our_detector_may_be_generous_only_for_the_finder(monkeypatch, fan_file):
     thresholds = []
-    monkeypatch.setattr("nkf.finder.NkfDetector", lambda device, score_threshold: thresholds.append(score_threshold))
+
+    def detector(device, *, score_threshold, **options):
+        thresholds.append(score_threshold)
+
+    monkeypatch.setattr("nkf.finder.NkfDetector", detector)
     monkeypatch.setattr("nkf.finder.CANDIDATE_SCORE", CANDIDATE_SCORE)
     FaceFinder("auto", str(fan_file), "cpu")
     assert thresholds == [CANDIDATE_SCORE]
     assert CANDIDATE_SCORE < SCORE_THRESHOLD
 
 
+def test_several_images_are_looked_at_together(fan_file):
+    """Each face comes back to its own image, whatever the others hold."""
+    boxes = {10: [], 20: [[5, 5, 30, 40]], 30: [[0, 0, 25, 25], [30, 30, 90, 95]]}
+    finder = FaceFinder(lambda image: [Face(box, 0.9) for box in boxes[image[0, 0, 0]]], str(fan_file), "cpu")
+    images = [np.full((100, 100, 3), number, np.uint8) for number in (30, 10, 20, 30)]
+    found = finder.find(images)
+    assert [len(faces) for faces in found] == [2, 0, 1, 2]
+    for image, faces in zip(images, found, strict=True):
+        for face, alone in zip(faces, finder(image), strict=True):
+            np.testing.assert_allclose(face.landmarks_px, alone.landmarks_px, atol=1e-3)
+            np.testing.assert_array_equal(face.box_xyxy, alone.box_xyxy)
+    assert finder.find([]) == []
+
+
+def test_small_faces_are_for_our_own_detector(fan_file):
+    with pytest.raises(NkfError, match=r"min_face_px: for our own detector alone \(auto, nkf\)"):
+        FaceFinder("none", str(fan_file), "cpu", min_face_px=24)
+
+
 def test_the_surer_way_up_wins(monkeypatch, fan_file):
     """Five points that stand on their head, on a face that does not."""
-    calls = []
+    turned = []
 
-    def find(fan, image_rgb, boxes, *, quarter_turns=None, size):
-        calls.append(quarter_turns)
-        spread = 0.5 if quarter_turns is None else 5.0
-        points = np.repeat((MEAN_SHAPE * 60 + 20)[None], len(boxes), axis=0) + spread
-        return FoundLandmarks(points, np.full((len(boxes), 68), spread))
+    def find(fan, images, matrices, *, size):
+        turned.append([matrix[0, 0] < 0 for matrix in matrices])  # upside down: the x axis points to the left
+        spread = 5.0 if any(turned[-1]) else 0.5
+        points = np.repeat((MEAN_SHAPE * 60 + 20)[None], len(matrices), axis=0) + spread
+        return FoundLandmarks(points, np.full((len(matrices), 68), spread))
 
-    monkeypatch.setattr("nkf.finder.find_landmarks", find)
+    monkeypatch.setattr("nkf.finder.find_in_crops", find)
     upside_down = np.array([[60, 60], [40, 60], [50, 50], [58, 40], [42, 40]], float)
     face = Face([20, 20, 80, 80], 0.9, points5_px=upside_down)
     (found,) = FaceFinder(detector_of(face), str(fan_file), "cpu")(NOISE)
-    assert calls == [[2], None]
+    assert turned == [[True], [False]]
     assert found.landmark_spread_px.max() == 0.5
     np.testing.assert_allclose(found.landmarks_px, MEAN_SHAPE * 60 + 20.5)
 
@@ -126,7 +149,7 @@ def test_landmarks_are_those_of_the_box_or_of_the_whole_face(monkeypatch, fake_p
 
 def test_the_largest_face_of_a_photo_counts(monkeypatch, fake_package):
     faces = [Face([1, 1, 9, 9], 0.9), Face([10, 10, 90, 90], 0.8), Face([60, 1, 99, 40], 0.95)]
-    monkeypatch.setattr("nkf.finder._make_detector", lambda name, device: detector_of(*faces))
+    monkeypatch.setattr("nkf.finder._detector", lambda *settings: detector_of(*faces))
     (points,) = LandmarkFinder("cpu")([NOISE], [None], "photo")
     wanted = find_landmarks(load_fan(device="cpu"), NOISE, [faces[1].box_xyxy]).points_px[0]
     np.testing.assert_allclose(points, wanted, atol=1e-6)

@@ -9,7 +9,7 @@ from PIL import Image
 from nkf.errors import ImageError, NkfError
 from nkf.faces import Face
 from nkf.geometry import upright_square
-from nkf.predict import FacePrediction, Prediction, Predictor
+from nkf.predict import BATCH_FILES, FacePrediction, Prediction, Predictor, best_status
 
 BOX = np.array([10.0, 20.0, 60.0, 90.0])
 SPREAD_PX = 0.5  # of the fake network
@@ -67,8 +67,8 @@ def test_json_form_is_plain_and_complete(predictor, portrait_path):
 def test_every_form_of_the_same_image_gives_the_same(predictor, portrait_path):
     expected = predictor(portrait_path).to_dict()["faces"]
     with Image.open(portrait_path) as image:
-        forms = [str(portrait_path), np.asarray(image), image]
-        assert [predictor(form).to_dict()["faces"] for form in forms] == [expected] * 3
+        forms = [str(portrait_path), portrait_path.read_bytes(), np.asarray(image), image]
+        assert [predictor(form).to_dict()["faces"] for form in forms] == [expected] * 4
         assert predictor(image).path is None
 
 
@@ -123,7 +123,7 @@ def test_predict_files_goes_on_after_a_bad_one(predictor, portrait_path, tmp_pat
         (np.zeros((4, 4, 3)), "type float64; expected"),
         (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\)"),
         (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
-        (None, "type NoneType; expected a path, a Pillow image or an RGB array"),
+        (None, "type NoneType; expected a path, bytes, a Pillow image or an RGB array"),
         ("none.jpg", "none.jpg: No such file"),
     ],
 )
@@ -154,11 +154,95 @@ def test_a_network_that_gives_nan_is_an_error_of_the_model(save_network, fan_fil
         predictor(np.zeros((50, 50, 3), np.uint8))
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_files_come_in_their_order_however_many_work_at_once(predictor, portrait_path, tmp_path, workers):
+    (tmp_path / "empty.jpg").touch()
+    Image.new("RGB", (40, 30)).save(tmp_path / "plain.png")
+    paths = [
+        tmp_path / "empty.jpg",
+        portrait_path,
+        tmp_path / "plain.png",
+        *[portrait_path, tmp_path / "empty.jpg"] * 9,
+    ]
+    predictions = list(predictor.predict_files(paths, workers=workers))
+    assert [prediction.path for prediction in predictions] == [str(path) for path in paths]
+    assert [prediction.status for prediction in predictions] == ["error", "ok", "no_face", *["ok", "error"] * 9]
+    alone = predictor(portrait_path).to_dict()
+    assert [prediction.to_dict() for prediction in predictions if prediction.status == "ok"] == [alone] * 10
+
+
+def test_files_are_taken_as_they_are_needed(fixed_predictor, portrait_path):
+    taken = []
+
+    def paths():
+        while True:
+            taken.append(portrait_path)
+            yield portrait_path
+
+    going = fixed_predictor.predict_files(paths(), workers=2)
+    for _ in range(3):
+        next(going)
+    going.close()
+    assert len(taken) <= 4 * BATCH_FILES
+
+
+def test_a_batch_with_many_pixels_is_predicted_in_parts(predictor, portrait_path, monkeypatch):
+    sizes = []
+    whole = Predictor.predict_batch
+    monkeypatch.setattr("nkf.predict.BATCH_PIXELS", 2 * 512 * 512)
+    monkeypatch.setattr(
+        Predictor, "predict_batch", lambda self, images, paths: sizes.append(len(images)) or whole(self, images, paths)
+    )
+    assert len(list(predictor.predict_files([portrait_path] * 8))) == 8
+    assert sizes == [3, 3, 2]
+
+
+@pytest.mark.parametrize(("min_confidence", "status"), [(0.0, "ok"), (0.5, "ok"), (1.0, "uncertain"), (None, "ok")])
+def test_improbable_expressions_are_uncertain(fan_file, model_file, portrait_path, min_confidence, status):
+    predictor = Predictor(str(model_file), fan=str(fan_file), min_confidence=min_confidence)
+    prediction = predictor(portrait_path)
+    assert 0.5 < prediction.faces[0].confidence < 1
+    assert prediction.status == prediction.faces[0].status == status
+
+
+def test_the_models_own_confidence_is_the_default():
+    predictor = Predictor()
+    assert predictor.info.calibration is not None
+    assert predictor.min_confidence == predictor.info.calibration.min_confidence > 0.5
+
+
+@pytest.mark.parametrize("number", [-0.1, 1.1, float("nan")])
+def test_a_confidence_out_of_range_is_refused(number):
+    with pytest.raises(NkfError, match="expected 0 to 1"):
+        Predictor(min_confidence=number)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "best"),
+    [
+        (["low_quality", "uncertain", "ok"], "ok"),
+        (["low_quality", "uncertain"], "uncertain"),
+        (["low_quality", "low_quality"], "low_quality"),
+    ],
+)
+def test_the_best_face_counts(statuses, best):
+    fields = {"ok": {}, "uncertain": {"min_confidence": 0.9}, "low_quality": {"problems": ("small",)}}
+    faces = tuple(
+        FacePrediction(BOX, 0.9, np.zeros((68, 2)), np.zeros(68), "happiness", {"happiness": 0.8}, **fields[status])
+        for status in statuses
+    )
+    assert [face.status for face in faces] == statuses
+    assert best_status(faces) == best
+    with pytest.raises(ValueError, match=f"expected {best}"):
+        Prediction("a.jpg", 1, 1, "no_face", faces=faces)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"status": "ok"}, "status 'ok' with 0 good of 0 faces"),
-        ({"status": "low_quality"}, "status 'low_quality' with 0 good of 0 faces"),
+        ({"status": "ok"}, "status 'ok' with no face; expected no_face or error"),
+        ({"status": "uncertain"}, "status 'uncertain' with no face"),
+        ({"status": "low_quality"}, "status 'low_quality' with no face"),
         ({"status": "error"}, "status 'error' with message None"),
         ({"status": "no_face", "message": "why"}, "status 'no_face' with message 'why'"),
     ],
