@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from nkf.costs import count_macs
 from nkf.errors import NkfError
@@ -24,7 +24,7 @@ from nkf.files import file_sha256, replacing
 from nkf.geometry import MEAN_SHAPE
 from nkf.models import TorchModel, WithProbabilities, load_model, save_model
 from nkf.runtime import OnnxModel
-from nkf.weights import EXPRESSION_KINDS, INPUTS, OUTPUTS, Calibration, Kind, WeightsInfo, find_weights
+from nkf.weights import ATTENTION, EXPRESSION_KINDS, INPUTS, OUTPUTS, Calibration, Kind, WeightsInfo, find_weights
 
 PARITY_LIMIT: dict[Kind, float] = {  # probabilities; pixels of the crop or picture
     **dict.fromkeys(EXPRESSION_KINDS, 1e-4), "fan": 1e-2, "detector": 2e-2
@@ -152,7 +152,11 @@ def round_to_half(network: nn.Module) -> nn.Module:
 
 def to_onnx(network: nn.Module, info: WeightsInfo) -> onnx.ModelProto:
     """Export with free batch size, for detectors free picture size too; names are those of `nkf.weights`."""
-    module = WithProbabilities(network, info.calibration) if info.tells_expressions else network
+    module, outputs = network, OUTPUTS[info.kind]
+    if info.tells_expressions:
+        module = WithProbabilities(network, info.calibration)
+        if module.gives_attention:
+            module, outputs = _WithAttention(module), (*outputs, ATTENTION)
     names = INPUTS[info.kind]
     inputs = [torch.from_numpy(array) for array in example_inputs(info, batch=2)[: len(names)]]
     dynamic = {0: torch.export.Dim("batch", min=1)}
@@ -165,7 +169,7 @@ def to_onnx(network: nn.Module, info: WeightsInfo) -> onnx.ModelProto:
             module.eval(),
             tuple(inputs),
             input_names=list(names),
-            output_names=list(OUTPUTS[info.kind]),
+            output_names=list(outputs),
             dynamic_shapes=tuple(dynamic for _ in inputs),
             dynamo=True,
             verbose=False,
@@ -175,6 +179,17 @@ def to_onnx(network: nn.Module, info: WeightsInfo) -> onnx.ModelProto:
     fold_constants(program.model)
     remove_unused_nodes(program.model)
     return without_traces(program.model_proto)
+
+
+class _WithAttention(nn.Module):
+    """Two outputs in one call, as the exporter wants it."""
+
+    def __init__(self, network: WithProbabilities) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, crops: Tensor, landmarks_px: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.with_attention(crops, landmarks_px)
 
 
 def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -202,13 +217,17 @@ def halve_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def parity(network: nn.Module, file: Path, info: WeightsInfo) -> float:
-    """Largest absolute difference between torch and an ONNX file, over two batch sizes of random crops."""
+    """Largest absolute difference between torch and an ONNX file, over two batch sizes of random crops.
+
+    The attention counts where the file has it.
+    """
     torch_model = TorchModel(network, "cpu", probabilities=info.tells_expressions, calibration=info.calibration)
     onnx_model = OnnxModel(file, "cpu")
+    run = torch_model.with_attention if ATTENTION in onnx_model.outputs else torch_model
     differences = []
     for batch in _PARITY_BATCHES:
         inputs = dict(zip(onnx_model.inputs, example_inputs(info, batch), strict=False))
-        pairs = zip(onnx_model(**inputs).values(), torch_model(*inputs.values()), strict=True)
+        pairs = zip(onnx_model(**inputs).values(), run(*inputs.values()), strict=True)
         differences += [float(np.abs(ours - theirs).max()) for ours, theirs in pairs]
     return max(differences)
 

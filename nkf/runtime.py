@@ -4,10 +4,10 @@ This is the only file that imports onnxruntime, and it does so when the first mo
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nkf.errors import NkfError
 from nkf.geometry import NUM_LANDMARKS
 from nkf.weights import (
+    ATTENTION,
     DEFAULT_DETECTOR,
     DEFAULT_FAN,
     EXPRESSION_KINDS,
@@ -24,6 +25,9 @@ from nkf.weights import (
     WeightsInfo,
     find_weights,
 )
+
+if TYPE_CHECKING:
+    from nkf.models import TorchModel
 
 Device = Literal["auto", "cpu", "cuda"]
 FloatArray = NDArray[np.float32]
@@ -66,9 +70,10 @@ class OnnxModel:
         self.inputs: tuple[str, ...] = tuple(value.name for value in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
 
-    def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Run the network once and return all its outputs by name."""
-        return dict(zip(self.outputs, self._session.run(None, inputs), strict=True))
+    def __call__(self, outputs: Sequence[str] | None = None, /, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run the network once and return the named outputs, by default all, by name."""
+        names = self.outputs if outputs is None else tuple(outputs)
+        return dict(zip(names, self._session.run(names, inputs), strict=True))
 
 
 class FoundLandmarks(NamedTuple):
@@ -102,10 +107,14 @@ class LandmarkModel:
 
 @dataclass(frozen=True)
 class ExpressionModel:
-    """An expression network: aligned crops and their landmarks to probabilities, in any number."""
+    """An expression network: aligned crops and their landmarks to probabilities, in any number.
+
+    `network` gives probabilities; `explained` gives the attention too, and is None where there is none.
+    """
 
     info: WeightsInfo
     network: Callable[[FloatArray, FloatArray], FloatArray]
+    explained: Callable[[FloatArray, FloatArray], tuple[FloatArray, ...]] | None = None
 
     def __call__(self, crops: FloatArray, landmarks_px: FloatArray) -> FloatArray:
         """Find expressions.
@@ -121,6 +130,27 @@ class ExpressionModel:
         pairs = zip(_batches(crops), _batches(landmarks_px), strict=True)
         parts = [self.network(*pair) for pair in pairs]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.info.classes)), np.float32)
+
+    def with_attention(self, crops: FloatArray, landmarks_px: FloatArray) -> tuple[FloatArray, FloatArray | None]:
+        """Find expressions, and what the network's attention gives each keypoint.
+
+        Args:
+            crops: as in a call.
+            landmarks_px: also there.
+
+        Returns:
+            The probabilities (B, C) of a call, and (B, 68) float32 whose rows sum to 1 (see
+            `nkf.models.keypoints.RKFA.emphasis`); None of a network without keypoint features, and of a file that was
+            exported before there was this output.
+        """
+        if self.explained is None:
+            return self(crops, landmarks_px), None
+        pairs = zip(_batches(crops), _batches(landmarks_px), strict=True)
+        parts = [self.explained(*pair) for pair in pairs]
+        if not parts:
+            return self(crops, landmarks_px), np.zeros((0, NUM_LANDMARKS), np.float32)
+        probabilities, attention = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return probabilities, attention
 
 
 @dataclass(frozen=True)
@@ -139,37 +169,49 @@ class DetectorModel:
         return self.network(images)
 
 
-def load_detector(model: str = DEFAULT_DETECTOR, device: Device = "auto") -> DetectorModel:
+def load_detector(
+    model: str = DEFAULT_DETECTOR, device: Device = "auto", *, threads: int | None = None
+) -> DetectorModel:
     """Load a face detector by NAME, run folder or weights file (see `nkf.weights.find_weights`)."""
     file, info = _find(model, "detector")
     if file.suffix != ".onnx":
         return DetectorModel(info, _load_torch(file, info, device))
-    onnx = _load_onnx(file, info, device)
+    onnx = _load_onnx(file, info, device, threads)
     return DetectorModel(info, lambda images: tuple(onnx(images=images).values()))
 
 
-def load_fan(model: str = DEFAULT_FAN, device: Device = "auto") -> LandmarkModel:
+def load_fan(model: str = DEFAULT_FAN, device: Device = "auto", *, threads: int | None = None) -> LandmarkModel:
     """Load a face alignment network by NAME, run folder or weights file (see `nkf.weights.find_weights`)."""
     file, info = _find(model, "fan")
     if file.suffix != ".onnx":
         return LandmarkModel(info, _load_torch(file, info, device))
-    onnx = _load_onnx(file, info, device)
+    onnx = _load_onnx(file, info, device, threads)
     return LandmarkModel(info, lambda crops: tuple(onnx(crops=crops).values()))
 
 
-def load_expression_model(model: str, device: Device = "auto") -> tuple[ExpressionModel, WeightsInfo]:
+def load_expression_model(
+    model: str, device: Device = "auto", *, threads: int | None = None
+) -> tuple[ExpressionModel, WeightsInfo]:
     """Load an expression network by NAME, run folder or weights file (see `nkf.weights.find_weights`)."""
     file, info = _find(model, *EXPRESSION_KINDS)
     if file.suffix != ".onnx":
         torch_network = _load_torch(file, info, device)
-        return ExpressionModel(info, lambda crops, landmarks_px: torch_network(crops, landmarks_px)[0]), info
-    onnx = _load_onnx(file, info, device)
+        return ExpressionModel(
+            info,
+            lambda crops, landmarks_px: torch_network(crops, landmarks_px)[0],
+            torch_network.with_attention if torch_network.gives_attention else None,
+        ), info
+    onnx = _load_onnx(file, info, device, threads)
 
-    def network(crops: FloatArray, landmarks_px: FloatArray) -> FloatArray:
+    def run(crops: FloatArray, landmarks_px: FloatArray, outputs: Sequence[str]) -> tuple[FloatArray, ...]:
         given = {"crops": crops, "landmarks_px": landmarks_px}
-        return onnx(**{name: given[name] for name in INPUTS[info.kind]})["probabilities"]
+        return tuple(onnx(outputs, **{name: given[name] for name in INPUTS[info.kind]}).values())
 
-    return ExpressionModel(info, network), info
+    return ExpressionModel(
+        info,
+        lambda crops, landmarks_px: run(crops, landmarks_px, OUTPUTS[info.kind])[0],
+        (lambda crops, landmarks_px: run(crops, landmarks_px, onnx.outputs)) if ATTENTION in onnx.outputs else None,
+    ), info
 
 
 def _find(model: str, *kinds: Kind) -> tuple[Path, WeightsInfo]:
@@ -186,16 +228,17 @@ def _find(model: str, *kinds: Kind) -> tuple[Path, WeightsInfo]:
     return file, info
 
 
-def _load_onnx(file: Path, info: WeightsInfo, device: Device) -> OnnxModel:
-    model = OnnxModel(file, device)
+def _load_onnx(file: Path, info: WeightsInfo, device: Device, threads: int | None) -> OnnxModel:
+    model = OnnxModel(file, device, threads=threads)
     inputs, outputs = INPUTS[info.kind], OUTPUTS[info.kind]
-    if set(model.inputs) != set(inputs) or model.outputs != outputs:
+    accepted = (outputs, (*outputs, ATTENTION)) if info.kind == "nkf" else (outputs,)
+    if set(model.inputs) != set(inputs) or model.outputs not in accepted:
         found = f"{', '.join(model.inputs)} -> {', '.join(model.outputs)}"
         raise NkfError(f"{file}: inputs and outputs are {found}; expected {', '.join(inputs)} -> {', '.join(outputs)}")
     return model
 
 
-def _load_torch(file: Path, info: WeightsInfo, device: Device) -> Callable[..., tuple[FloatArray, ...]]:
+def _load_torch(file: Path, info: WeightsInfo, device: Device) -> "TorchModel":
     place = torch_device(device)
     from nkf.models import TorchModel, load_model
 

@@ -106,6 +106,34 @@ def test_batches_are_cut_and_keep_their_order(fan_file):
     np.testing.assert_array_equal(found.spread_px, -crops)
 
 
+def test_a_file_without_attention_gives_probabilities_alone(model_file):
+    model = load_expression_model(str(model_file))[0]
+    crops, landmarks = random_crops(2), np.zeros((2, 68, 2), np.float32)
+    probabilities, attention = model.with_attention(crops, landmarks)
+    np.testing.assert_array_equal(probabilities, model(crops, landmarks))
+    assert attention is None
+
+
+@pytest.mark.parametrize("count", [0, 3, BATCH_SIZE + 3])
+def test_attention_is_cut_into_batches_with_the_probabilities(fan_file, count):
+    def explained(crops, landmarks_px):
+        return crops[:, :2, 0, 0], np.repeat(landmarks_px[:, :1, 0], 68, axis=1)
+
+    info = read_info(fan_file.with_suffix(".json")).model_copy(update={"classes": ("neutral", "happiness")})
+    number = np.arange(count, dtype=np.float32)
+    crops, landmarks = np.tile(number[:, None, None, None], (1, 3, 1, 1)), np.tile(-number[:, None, None], (1, 68, 2))
+    model = ExpressionModel(info, lambda *pair: explained(*pair)[0], explained)
+    probabilities, attention = model.with_attention(crops, landmarks)
+    np.testing.assert_array_equal(probabilities, np.tile(number[:, None], (1, 2)))
+    np.testing.assert_array_equal(attention, np.tile(-number[:, None], (1, 68)))
+
+
+def test_outputs_can_be_asked_for_by_name(fan_file):
+    model = OnnxModel(fan_file, "cpu", threads=1)
+    assert list(model(crops=random_crops(1))) == ["landmarks_px", "spread_px"]
+    assert list(model(["spread_px"], crops=random_crops(1))) == ["spread_px"]
+
+
 def test_the_wrong_kind_of_model_is_refused(fan_file, model_file):
     with pytest.raises(NkfError, match=r"nkf\.onnx'?: it tells expressions, one that finds landmarks is needed"):
         load_fan(str(model_file))

@@ -1,6 +1,6 @@
 """The networks: build one from its configuration, load it with its weights, save it with its sidecar."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,20 @@ class WithProbabilities(nn.Module):
 
     def forward(self, crops: Tensor, landmarks_px: Tensor | None = None) -> Tensor:
         """Crops (B, 3, S, S), and for NKF landmarks (B, 68, 2), to probabilities (B, N)."""
-        logits: Tensor = self.network(crops, landmarks_px)
+        return self._probabilities(self.network(crops, landmarks_px))
+
+    @property
+    def gives_attention(self) -> bool:
+        """Whether `with_attention` can be asked for: of NKF with keypoint features."""
+        return isinstance(self.network, NKF) and self.network.has_keypoints
+
+    def with_attention(self, crops: Tensor, landmarks_px: Tensor) -> tuple[Tensor, Tensor]:
+        """The same to probabilities (B, N) and what each keypoint gets (B, 68), see `NKF.with_attention`."""
+        assert isinstance(self.network, NKF)
+        logits, attention = self.network.with_attention(crops, landmarks_px)
+        return self._probabilities(logits), attention
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
         if self.scale is not None:
             logits = self.scale * logits
         if self.biases is not None:
@@ -140,9 +153,24 @@ class TorchModel:
         self.model = (WithProbabilities(model, calibration) if probabilities else model).to(device).eval()
         self.device = device
 
-    @torch.inference_mode()
     def __call__(self, *inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """Run on (B, ...) arrays; returns the outputs that `nkf.weights.OUTPUTS` names."""
-        output = self.model(*(torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in inputs))
+        return self._run(self.model, inputs)
+
+    @property
+    def gives_attention(self) -> bool:
+        """See `WithProbabilities.gives_attention`."""
+        return isinstance(self.model, WithProbabilities) and self.model.gives_attention
+
+    def with_attention(self, *inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """Run on (B, ...) arrays; returns probabilities (B, N) and attention (B, 68)."""
+        assert isinstance(self.model, WithProbabilities)
+        return self._run(self.model.with_attention, inputs)
+
+    @torch.inference_mode()
+    def _run(
+        self, function: Callable[..., Any], inputs: Sequence[NDArray[np.float32]]
+    ) -> tuple[NDArray[np.float32], ...]:
+        output = function(*(torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in inputs))
         outputs: tuple[Tensor, ...] = output if isinstance(output, tuple) else (output,)
         return tuple(value.cpu().numpy() for value in outputs)

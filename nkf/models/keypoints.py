@@ -103,6 +103,18 @@ class RKFA(nn.Module):
         attended: Tensor = keypoint_features + weights * self.to_value(keypoint_features) * keypoint_features.shape[1]
         return attended
 
+    def emphasis(self, keypoint_features: Tensor) -> Tensor:
+        """What each keypoint gets of (B, K, C) keypoint features: (B, K), rows sum to 1.
+
+        Of the ``spatial`` form the weights a_k. The gate of ``channel`` is common to all keypoints; what tells them
+        apart is the size of what passes it, ||KF'_k|| / sum_j ||KF'_j||, and for ``none`` the same. This is our
+        reading, not the paper's: it says how loud a keypoint is, not which expression it speaks for.
+        """
+        if self.form == "spatial":
+            return self.attention_weights(keypoint_features, self._representative_feature(keypoint_features))
+        sizes = self(keypoint_features).norm(dim=-1)
+        return sizes / sizes.sum(dim=1, keepdim=True)
+
     def attention_weights(self, keypoint_features: Tensor, r: Tensor) -> Tensor:
         """The weights a_k of the ``spatial`` form: (B, K), rows sum to 1."""
         query = self.to_query(r).unsqueeze(-1)  # (B, d, 1)

@@ -121,6 +121,11 @@ class NKF(nn.Module):
         self.head = Head(backbone.channels[16], channels, num_classes, dropout)
 
     @property
+    def has_keypoints(self) -> bool:
+        """Whether keypoint features are read, else the global feature alone is."""
+        return self.keypoint_features is not None
+
+    @property
     def classifier(self) -> nn.Linear:
         """The last layer: its weight and bias have a row for each class."""
         return self.head.classify
@@ -137,19 +142,36 @@ class NKF(nn.Module):
         logits: Tensor = self.head(self.features(crops, landmarks_px))
         return logits
 
+    def with_attention(self, crops: Tensor, landmarks_px: Tensor) -> tuple[Tensor, Tensor]:
+        """The same to logits (B, N) and what each keypoint gets (B, 68), see `RKFA.emphasis`.
+
+        Only for networks with `has_keypoints`.
+        """
+        global_feature, keypoint_features = self._read(crops, landmarks_px)
+        assert keypoint_features is not None
+        assert self.rkfa is not None
+        logits = self.head(self.head.features(global_feature, self.rkfa(keypoint_features)))
+        return logits, self.rkfa.emphasis(keypoint_features)
+
     def features(self, crops: Tensor, landmarks_px: Tensor) -> Tensor:
         """The same to z (B, Z), which the classifier sees."""
+        global_feature, keypoint_features = self._read(crops, landmarks_px)
+        if keypoint_features is not None and self.rkfa is not None:
+            keypoint_features = self.rkfa(keypoint_features)
+        return self.head.features(global_feature, keypoint_features)
+
+    def _read(self, crops: Tensor, landmarks_px: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The global feature (B, G), and the keypoint features (B, K, C) before the attention."""
         maps = self.backbone(crops)
-        global_feature = maps[16].mean(dim=(2, 3))  # (B, G)
-        if self.keypoint_features is None or self.rkfa is None:
-            return self.head.features(global_feature, None)
+        global_feature = maps[16].mean(dim=(2, 3))
+        if self.keypoint_features is None:
+            return global_feature, None
         crop_size = crops.shape[-1]
         if self.training:
             landmarks_px = perturb_landmarks(landmarks_px, self.sigma, crop_size, common_sigma=self.common_sigma)
         sources = [maps[s] for s in self.strides] if self.read_backbone else []
         sources += self._fan_maps(crops)
-        features = self.rkfa(self.keypoint_features(sources, landmarks_px, crop_size))  # (B, K, C)
-        return self.head.features(global_feature, features)
+        return global_feature, self.keypoint_features(sources, landmarks_px, crop_size)
 
     def _fan_maps(self, crops: Tensor) -> list[Tensor]:
         if self.fan is None:

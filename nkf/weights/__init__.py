@@ -34,6 +34,7 @@ OUTPUTS: dict[Kind, tuple[str, ...]] = {
     "backbone": ("features",),
     "landmark_trunk": ("landmarks_px",),
 }
+ATTENTION = "attention"  # one output more, of ``nkf`` with keypoint features; files exported before it lack it
 
 
 class Calibration(BaseModel):
@@ -59,7 +60,8 @@ class WeightsInfo(BaseModel):
     of 8x8 pixels a score, a box and five points (see `nkf.models.detector`); its `input_size` is that of training.
     The other kinds take ``crops``: (B, 3, S, S) float32 RGB in [0, 1] with S = `input_size`; mean and std are applied
     inside. ``fan`` gives ``landmarks_px``: (B, 68, 2) in pixels of the crop, and ``spread_px``: (B, 68), their expected
-    distances to the truth. `EXPRESSION_KINDS` give ``probabilities``: (B, len(classes)); ``nkf`` takes landmarks too.
+    distances to the truth. `EXPRESSION_KINDS` give ``probabilities``: (B, len(classes)); ``nkf`` takes landmarks too,
+    and where it reads keypoint features gives ``attention`` too: (B, 68), rows sum to 1, what each keypoint gets.
     ``backbone`` and ``landmark_trunk`` are no products, but what other networks start from: aligned crops to
     ``features``: (B, G), and to ``landmarks_px``.
     """

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from nkf.geometry import MEAN_SHAPE, NASAL_BASE
-from nkf.models.keypoints import RKFA, perturb_landmarks, sample_keypoints
+from nkf.models.keypoints import RKFA, AttentionForm, perturb_landmarks, sample_keypoints
 from nkf.models.nkf import KeypointFeatures
 
 
@@ -89,6 +89,28 @@ def test_spatial_attention_follows_its_formula() -> None:
     values = features @ attention.to_value.weight.T
     expected = features + 68 * weights[..., None] * values
     torch.testing.assert_close(attention(features), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["channel", "none"])
+def test_emphasis_is_the_share_of_what_passes_the_gate(form: AttentionForm) -> None:
+    torch.manual_seed(0)
+    features = torch.randn(2, 68, 16)
+    features[:, 40] *= 9
+    attention = RKFA(16, form)
+    sizes = attention(features).square().sum(dim=2).sqrt()
+    shares = attention.emphasis(features)
+    torch.testing.assert_close(shares, torch.stack([row / row.sum() for row in sizes]))
+    assert (shares.argmax(dim=1) == 40).all()
+
+
+def test_emphasis_of_spatial_attention_is_its_weights() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(2, 68, 16)
+    attention = RKFA(16, "spatial")
+    weights = attention.emphasis(features)
+    added = weights[..., None] * attention.to_value(features) * 68
+    torch.testing.assert_close(attention(features), features + added)
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
 
 
 @pytest.mark.parametrize(

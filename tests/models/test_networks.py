@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from nkf.models import count_parameters, create_model, load_model, save_model
 from nkf.models.backbone import create_backbone
 from nkf.models.fan import FAN, soft_argmax, spatial_softmax
 from nkf.models.nkf import NKF
+from nkf.runtime import OnnxModel, load_expression_model
 from nkf.weights import EXPRESSION_KINDS, INPUTS, WeightsInfo, find_weights
 
 CLASSES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
@@ -123,7 +125,9 @@ EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
     "detector": ("detector", {"widths": (8,) * 6, "depths": (1,) * 5, "neck": 8, "head_depth": 1}),
     "channel": VARIANTS["channel"],
     "spatial, both sources": ("nkf", architecture(attention="spatial", sources="both", strides=(4, 16))),
+    "global only": VARIANTS["global_only"],
 }
+WITHOUT_ATTENTION = {"fan", "detector", "global only"}
 
 
 @pytest.mark.slow
@@ -138,6 +142,37 @@ def test_exported_network_agrees_with_torch(name: str, tmp_path: Path, monkeypat
     assert PARITY_LIMIT["nkf"] == 1e-4
     assert set(info.sha256) == {"twin.onnx", "twin.safetensors"}
     assert find_weights(str(tmp_path / "out" / "twin.onnx"))[1] == info
+    assert ("attention" in OnnxModel(tmp_path / "out" / "twin.onnx", "cpu").outputs) == (name not in WITHOUT_ATTENTION)
+    if kind == "nkf":
+        check_twins(tmp_path / "net.safetensors", tmp_path / "out" / "twin.onnx")
+
+
+def check_twins(torch_file: Path, onnx_file: Path) -> None:
+    """Both ways to predict give the same, with the attention and without."""
+    crops, landmarks_px = (array.numpy() for array in inputs_of("nkf", 5))
+    ours, theirs = (load_expression_model(str(file), "cpu")[0] for file in (torch_file, onnx_file))
+    (probabilities, attention), (others, weights) = (m.with_attention(crops, landmarks_px) for m in (ours, theirs))
+    np.testing.assert_allclose(probabilities, others, atol=2e-3)  # one has weights of float32, the other of float16
+    np.testing.assert_allclose(probabilities, ours(crops, landmarks_px), atol=1e-6)
+    np.testing.assert_allclose(others, theirs(crops, landmarks_px), atol=1e-6)
+    assert (attention is None) == (weights is None)
+    if attention is not None and weights is not None:
+        assert attention.shape == (5, 68)
+        np.testing.assert_allclose(attention.sum(axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(attention, weights, atol=2e-4)
+        assert attention.std(axis=1).min() > 10 * np.abs(attention - weights).max()
+
+
+@pytest.mark.parametrize("name", ["channel", "spatial", "without_attention", "fan source", "learned_query"])
+def test_attention_comes_with_the_same_logits(name: str) -> None:
+    torch.manual_seed(0)
+    network = create_model(*VARIANTS[name], len(CLASSES)).eval()
+    inputs = inputs_of("nkf")
+    with torch.no_grad():
+        logits, attention = network.with_attention(*inputs)
+        torch.testing.assert_close(logits, network(*inputs))
+    assert attention.shape == (3, 68)
+    torch.testing.assert_close(attention.sum(dim=1), torch.ones(3))
 
 
 @pytest.mark.parametrize(
