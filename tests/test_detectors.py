@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nkf.detectors
-from nkf.detectors import NkfDetector, WholeImage, detector_input, make_detector
+from nkf.detectors import NkfDetector, WholeImage, detector_input, make_detector, tiles
 from nkf.errors import NkfError
 from nkf.faces import Face, quarter_turns_upright
 from nkf.images import read_image
@@ -53,7 +53,7 @@ def found_by(monkeypatch) -> Callable[..., NkfDetector]:
     """Return a function that makes a detector whose network is a function of the batch."""
 
     def make(network, **options):
-        monkeypatch.setattr(nkf.detectors, "load_detector", lambda model, device: network)
+        monkeypatch.setattr(nkf.detectors, "load_detector", lambda model, device, threads: network)
         return NkfDetector(**options)
 
     return make
@@ -134,6 +134,84 @@ def test_faces_come_largest_first(found_by):
     faces = found_by(network)(np.zeros((160, 160, 3), np.uint8))
     assert [face.area for face in faces] == [1600, 100]
     assert all(isinstance(face, Face) for face in faces)
+
+
+def test_min_face_px_finds_a_face_that_the_usual_passes_do_not_show(detector, portrait):
+    photo = np.full((800, 2400, 3), 100, np.uint8)
+    photo[200:712, 1300:1812] = portrait
+    right_eye = np.array([1300, 200]) + RIGHT_EYE
+    assert not faces_around(detector(photo), right_eye)
+    (face,) = faces_around(NkfDetector("cpu", min_face_px=30)(photo), right_eye)
+    np.testing.assert_allclose(face.points5_px[0], right_eye, atol=12)
+
+
+def faces_around(faces: list[Face], point: np.ndarray) -> list[Face]:
+    """Those around a point that are smaller than 150 pixels."""
+    boxes = [face.box_xyxy.reshape(2, 2) for face in faces]
+    around = [bool((box[0] < point).all() and (point < box[1]).all()) for box in boxes]
+    return [face for face, holds in zip(faces, around, strict=True) if holds and face.area < 150**2]
+
+
+@pytest.mark.parametrize(
+    ("size_wh", "min_face_px", "shapes"),
+    [
+        ((640, 480), 24, []),  # shown by the usual pass
+        ((1280, 960), 48, []),
+        ((1280, 960), 24, [(1, 3, 960, 1280)]),
+        ((1280, 960), 36, [(1, 3, 640, 896)]),
+        ((2400, 400), 24, [(1, 3, 448, 1280)] * 2),
+        ((4800, 800), 48, [(1, 3, 448, 1280)] * 2),
+    ],
+)
+def test_min_face_px_adds_passes_at_the_scale_it_needs(found_by, size_wh, min_face_px, shapes):
+    seen = []
+
+    def network(batch):
+        seen.append(batch.shape)
+        return maps(0.9, (0, 0, 10, 10))
+
+    found_by(network, min_face_px=min_face_px)(np.zeros((size_wh[1], size_wh[0], 3), np.uint8))
+    assert seen[2:] == shapes
+
+
+def test_faces_in_tiles_are_moved_to_their_place_and_those_that_a_tile_cuts_are_left_out(found_by):
+    image = np.zeros((400, 2400, 3), np.uint8)
+    image[100:140, 1150:1190] = 255  # whole in both tiles, from 0 and 1120
+    image[300:340, 1260:1300] = 255  # cut by the first
+
+    def network(batch):
+        scores, boxes, points = maps(0.0, (0, 0, 1, 1))
+        if batch.shape[3] == 1280:
+            for cell, rows in enumerate((slice(0, 200), slice(200, 400))):
+                ys, xs = np.nonzero(batch[0, 0, rows])
+                if len(xs):
+                    low_y = ys.min() + rows.start
+                    boxes[0, 0, cell] = xs.min(), low_y, xs.max() + 1, ys.max() + rows.start + 1
+                    scores[0, 0, cell], points[0, 0, cell] = 0.9, (xs.min(), low_y)
+        return scores, boxes, points
+
+    faces = found_by(network, min_face_px=24)(image)
+    assert sorted(face.box_xyxy.tolist() for face in faces) == [[1150, 100, 1190, 140], [1260, 300, 1300, 340]]
+    assert sorted(face.points5_px[0].tolist() for face in faces) == [[1150, 100], [1260, 300]]
+
+
+@pytest.mark.parametrize("size_wh", [(100, 60), (101, 35), (20, 30), (47, 200)])
+def test_tiles_show_all_that_is_small_in_one_piece(size_wh):
+    width, height = size_wh
+    parts = list(tiles(width, height, side=40, overlap=15))
+    assert all(0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height for x0, y0, x1, y1 in parts)
+    assert max(max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in parts) <= 40
+    for x in range(width - 14):
+        for y in range(height - 14):
+            assert any(x0 <= x and y0 <= y and x + 15 <= x1 and y + 15 <= y1 for x0, y0, x1, y1 in parts)
+
+
+def test_min_face_px_is_for_our_own_detector_and_has_a_least_value():
+    assert isinstance(make_detector("auto", "cpu", min_face_px=30), NkfDetector)
+    with pytest.raises(NkfError, match="detector 'none': cannot look for faces of a least size; only our own"):
+        make_detector("none", min_face_px=30)
+    with pytest.raises(NkfError, match="min_face_px 10: smaller faces than 24 pixels cannot be found"):
+        make_detector("nkf", "cpu", min_face_px=10)
 
 
 def test_auto_is_our_own():
