@@ -3,7 +3,9 @@
 import io
 import threading
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,15 +25,24 @@ from nkf.geometry import (
 
 ImageRGB = NDArray[np.uint8]  # (H, W, 3)
 
+# Those of HEIC are here so that such a photo in a folder is told of, and not passed over (see `_what_it_is`).
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
-    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga",
-    ".tif", ".tiff", ".webp",
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".jpx", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp",
 })
 # fmt: on
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
-MAX_PIXELS = 100_000_000  # a decompression bomb costs 3 bytes a pixel before anything can refuse it
+MAX_PIXELS = 100_000_000  # a picture costs 3 bytes a pixel, with transparency 18 for a moment
+MAX_FILE_BYTES = 1 << 30  # no photo has more; it is read into memory whole
+_PIECE_BYTES = 1 << 22
+
+# Pillow reads more, but not all of it safely: EPS, for one, starts Ghostscript, and ICO decodes before it tells a size.
+# HEIF is there where pillow-heif has been registered; AVIF is not in every Pillow.
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM", "QOI", "TGA")
+
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 
 _UPRIGHT = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -73,39 +84,47 @@ class _QuietPillow:
 _QUIET = _QuietPillow()
 
 
-def read_image(path: Path) -> ImageRGB:
-    """Read a file into upright RGB, EXIF orientation applied.
+def read_image(source: str | Path | bytes | BinaryIO, *, frame: int = 0) -> ImageRGB:
+    """Read an image into upright RGB, EXIF orientation applied.
 
     Args:
-        path: any format that Pillow reads; of an animation the first frame.
+        source: a path, the content of a file, or an open binary file, in any common format (`IMAGE_SUFFIXES`).
+        frame: which picture of an animation or of a file with several pages, from 0.
 
     Returns:
-        (H, W, 3) uint8. Grey is repeated in three channels, 16-bit grey scaled to 8, transparency laid over white.
+        (H, W, 3) uint8. Grey is repeated in three channels, 16 bits a channel scaled to 8, transparency laid over
+        white.
 
     Raises:
-        ImageError: one line that names the file and what is wrong with it.
+        ImageError: one line that names the file and what is wrong with it, or how many frames it has.
     """
+    if isinstance(source, bytes):
+        return decode_image(source, "image of bytes", frame=frame)
+    path = source if isinstance(source, str | Path) else getattr(source, "name", "open file")
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror}") from error
-    return decode_image(data, str(path))
+        with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as stream:
+            data = _read_all(stream)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in a path, or a closed file
+        raise ImageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"{path}: more than {MAX_FILE_BYTES:,} bytes, no photo has so many")
+    return decode_image(data, str(path), frame=frame)
 
 
-def decode_image(data: bytes, name: str) -> ImageRGB:
+def decode_image(data: bytes, name: str, *, frame: int = 0) -> ImageRGB:
     """Decode the bytes of an image file; `name` is what error messages call it. See `read_image`."""
     if not data:
         raise ImageError(f"{name}: empty file, expected an image")
     try:
         with _QUIET:  # size is checked below, and broken metadata does not matter here
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{name}: {image.width}x{image.height} pixels, at most {MAX_PIXELS:,} are read")
+            image = Image.open(io.BytesIO(data), formats=_formats(data))
+            _check_size(image, name)
+            _seek(image, frame, name)
             return to_rgb(upright(image))
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image in a format that can be read (JPEG, PNG, WebP, ...)") from error
+        raise ImageError(f"{name}: {_what_it_is(data)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: too many pixels, at most {MAX_PIXELS:,} are read") from error
     except Exception as error:  # on broken data Pillow's decoders raise nearly anything, struct.error for one
@@ -123,12 +142,56 @@ def to_rgb(image: Image.Image) -> ImageRGB:
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not known")
     if image.mode.startswith("I"):  # 16 bits; in mode I too, as Pillow reads them from PGM
-        grey = np.clip(np.asarray(image).astype(np.int32) >> 8, 0, 255).astype(np.uint8)  # convert("RGB") would clip
-        return np.repeat(grey[..., None], 3, axis=2)
+        wide = np.asarray(image).astype(np.int32)  # convert("RGB") would clip
+        wide >>= 8
+        return np.repeat(wide.clip(0, 255, out=wide).astype(np.uint8)[..., None], 3, axis=2)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return np.asarray(image.convert("RGB"))
+
+
+def _read_all(stream: BinaryIO) -> bytes:
+    """Read to the end or past `MAX_FILE_BYTES`, in pieces: a device may have no end."""
+    data = bytearray()
+    while len(data) <= MAX_FILE_BYTES and (piece := stream.read(_PIECE_BYTES)):
+        data += piece
+    return bytes(data)
+
+
+def _formats(data: bytes) -> list[str]:
+    """Formats to try; loading all of Pillow's plugins takes a tenth of a second, which most photos do not need."""
+    if data.startswith((b"\xff\xd8", b"\x89PNG")):
+        return ["JPEG", "PNG"]
+    Image.init()
+    return [one for one in _FORMATS if one in Image.OPEN]
+
+
+def _what_it_is(data: bytes) -> str:
+    """Why bytes are not an image that can be read; what people often have instead is told."""
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+        return "HEIC is not read; convert it to JPEG"
+    if data[:1000].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, not an image"
+    if not data.strip(b"\0"):
+        return "nothing but zeros, a broken copy of an image"
+    return "not an image in a format that can be read (JPEG, PNG, WebP, ...)"
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{name}: {image.width}x{image.height} pixels, at most {MAX_PIXELS:,} are read")
+
+
+def _seek(image: Image.Image, frame: int, name: str) -> None:
+    """Go to a frame one by one, as Pillow does too: each may be larger than those before it."""
+    count = getattr(image, "n_frames", 1) if frame else 1
+    if not 0 <= frame < count:
+        frames = "1 frame" if count == 1 else f"{count} frames"
+        raise ImageError(f"{name}: no frame {frame}, it has {frames}, counted from 0")
+    for number in range(1, frame + 1):
+        image.seek(number)
+        _check_size(image, name)
 
 
 def warp_similarity(image_rgb: ImageRGB, matrix: Matrix, size: int) -> ImageRGB:
