@@ -37,34 +37,53 @@ def predict(
     *,
     model: Name = DEFAULT_MODEL,
     detector: Name = "auto",
+    min_face: int | None = None,
+    min_confidence: float | None = None,
     device: Device = "auto",
+    workers: int = 0,
     json: File = None,
+    jsonl: File = None,
     csv: File = None,
+    parquet: File = None,
     annotate: Folder = None,
+    resume: bool = False,
 ) -> int:
     """Find the faces in photos and tell their expressions.
 
-    Prints a line for each face, and what is wrong with one of low quality: it is small, blurred, turned away, or its
-    landmarks are not to be trusted. Exit code 0: all done (no face in a photo is a result); 1: some inputs could not be
-    read, each has a row with status "error" and a line on standard error; 2: the command is wrong, nothing is written.
+    Prints a line for each face, with "uncertain" where no expression is probable enough, and what is wrong with a face
+    of low quality: it is small, blurred, turned away, or its landmarks are not to be trusted. Files appear when all is
+    done; until then what is done is in a journal beside the first of them, from which --resume goes on. Exit code 0:
+    all done (no face in a photo is a result); 1: some inputs could not be read, each has a row with status "error" and
+    a line on standard error; 2: the command is wrong, nothing is written.
 
     Examples:
       nkf predict photo.jpg
       nkf predict photo.jpg holiday/ --json result.json --annotate annotated
+      nkf predict 'archive/**/*.jpg' --parquet result.parquet --resume
       nkf predict faces/ --detector none --csv - > faces.csv
+      find . -name '*.png' -print0 | nkf predict - --jsonl -
 
     Args:
-        inputs: image files, and folders that are searched for images (with their subfolders)
+        inputs: image files, folders (searched with their subfolders), patterns, or - for a list on standard input
         model: expression network: a packaged name (see "nkf models"), a run folder, or a weights file
         detector: auto (our own, nkf), nkf, centerface, or none (each image is one face already)
+        min_face: also find faces from so many pixels on, 24 or more; takes longer. By default photos are looked at
+            scaled down to 640 pixels
+        min_confidence: 0 to 1, below which an expression is uncertain; by default the model's own (see "nkf models")
         device: where the networks run; auto takes CUDA if it is available
+        workers: batches of photos worked on at once; 0 takes as many as there are cores
         json: write a list with one object an image ("-": to standard output); missing folders are made
-        csv: write a table with one row a face ("-": to standard output); missing folders are made
+        jsonl: write one JSON object a line and image ("-": to standard output, each as soon as it is done)
+        csv: write a table with one row a face ("-": to standard output)
+        parquet: write such a table with typed columns, and the landmarks
         annotate: write each image with boxes, landmarks and expressions into this folder; it is made if missing
+        resume: go on with a run that was stopped; give the same command again
     """
-    from nkf.cli_predict import PredictOutputs, predict_all
+    from nkf.cli_predict import PredictOutputs, PredictSettings, predict_all
 
-    return predict_all(inputs, PredictOutputs(json, csv, annotate), model=model, detector=detector, device=device)
+    outputs = PredictOutputs(json, jsonl, csv, parquet, annotate)
+    settings = PredictSettings(model, detector, device, min_confidence, min_face)
+    return predict_all(inputs, outputs, settings, workers=workers, resume=resume)
 
 
 def align(

@@ -1,20 +1,23 @@
-"""The command ``nkf predict``: inputs and outputs checked first, then one photo after the other."""
+"""The command ``nkf predict``: inputs and outputs checked first, then predicted in batches, then written whole."""
 
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from nkf.cli_files import FreeNames, InputImage, check_no_input, find_images, is_signed, make_folder, signature
+from nkf.annotate import annotate
+from nkf.cli_files import FreeNames, ImageInputs, InputImage, check_no_input, is_signed, make_folder, signature
 from nkf.errors import ImageError, NkfError
 from nkf.files import replacing
 from nkf.images import read_image
-from nkf.output import CsvWriter, JsonWriter, annotate
-from nkf.predict import Prediction, Predictor
+from nkf.journal import SUFFIX, Journal
+from nkf.output import CsvWriter, JsonLinesWriter, JsonWriter, ParquetWriter, Writer, check_place
+from nkf.predict import BATCH_FILES, Prediction, Predictor
 from nkf.progress import track
-from nkf.runtime import Device
+from nkf.runtime import Device, usable_cores
 
 _STANDARD_OUTPUT = Path("-")
 _SOFTWARE = "nkf predict --annotate"  # signs our pictures: no other file is ever replaced by one
@@ -25,67 +28,204 @@ class PredictOutputs:
     """Where results go besides the terminal; the path ``-`` is standard output."""
 
     json: Path | None = None
+    jsonl: Path | None = None
     csv: Path | None = None
+    parquet: Path | None = None
     annotate: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Files and standard output, in the order of the fields."""
+        return [path for path in (self.json, self.jsonl, self.csv, self.parquet) if path is not None]
 
     @property
     def to_standard_output(self) -> bool:
         """Whether a file goes to standard output, so that nothing else may."""
-        return _STANDARD_OUTPUT in (self.json, self.csv)
+        return _STANDARD_OUTPUT in self.files
+
+    @property
+    def journal(self) -> Path | None:
+        """Where the journal of the run lies: beside the first file, or in the folder of pictures."""
+        files = [path for path in self.files if path != _STANDARD_OUTPUT and (path.is_file() or not path.exists())]
+        if files:
+            return files[0].with_name(files[0].name + SUFFIX)
+        return self.annotate / f"annotate{SUFFIX}" if self.annotate else None
+
+    def writers(self, classes: tuple[str, ...], *, standard_output: bool) -> Iterator[Writer]:
+        """Make the writers of the files, or those to standard output."""
+        for path, kind in ((self.json, JsonWriter), (self.jsonl, JsonLinesWriter)):
+            if path is not None and (path == _STANDARD_OUTPUT) == standard_output:
+                yield kind(_stream_or_file(path))
+        if self.csv is not None and (self.csv == _STANDARD_OUTPUT) == standard_output:
+            yield CsvWriter(_stream_or_file(self.csv), classes)
+        if self.parquet is not None and not standard_output:
+            yield ParquetWriter(self.parquet, classes)
 
 
-def predict_all(inputs: Sequence[Path], outputs: PredictOutputs, *, model: str, detector: str, device: Device) -> int:
+@dataclass(frozen=True)
+class PredictSettings:
+    """What decides the answers; a run that goes on must share them (see `nkf.journal`)."""
+
+    model: str
+    detector: str
+    device: Device
+    min_confidence: float | None
+    min_face: int | None
+
+
+def predict_all(
+    inputs: Sequence[Path], outputs: PredictOutputs, settings: PredictSettings, *, workers: int, resume: bool
+) -> int:
     """Predict all inputs and write the outputs; returns the exit code (see `nkf.cli.predict`)."""
-    images = find_images(inputs)
+    if workers < 0:
+        raise NkfError(f"workers {workers}: expected 1 or more, or 0 for as many as there are cores")
+    if resume and outputs.journal is None:
+        raise NkfError("--resume: needs --json, --jsonl, --csv, --parquet or --annotate, beside which it is kept")
+    images = ImageInputs(inputs)
     pictures = _annotated_files(images, outputs.annotate)
     _check_outputs(images, outputs, pictures)
-    predictor = Predictor(model, detector=detector, device=device)
-    failed = False
+    workers = min(workers or usable_cores(), -(-len(images) // BATCH_FILES))
+    predictor = Predictor(
+        settings.model,
+        detector=settings.detector,
+        device=settings.device,
+        min_confidence=settings.min_confidence,
+        min_face_px=settings.min_face,
+        threads=max(1, usable_cores() // workers),
+    )
+    for path in outputs.files:
+        if path != _STANDARD_OUTPUT:
+            check_place(path)
+    if outputs.annotate:
+        make_folder(outputs.annotate)
+    run = _Run(predictor, outputs, images, pictures, workers)
     with ExitStack() as stack:
-        writers: list[JsonWriter | CsvWriter] = []
-        if outputs.json:
-            writers.append(stack.enter_context(JsonWriter(_stream_or_file(outputs.json))))
-        if outputs.csv:
-            writers.append(stack.enter_context(CsvWriter(_stream_or_file(outputs.csv), predictor.classes)))
-        if outputs.annotate:
-            make_folder(outputs.annotate)
-        predictions = track(predictor.predict_files(image.file for image in images), "predicting", len(images))
-        for k, prediction in enumerate(predictions):
+        run.writers = [stack.enter_context(w) for w in outputs.writers(predictor.classes, standard_output=True)]
+        if outputs.journal is None:
+            return run.go(None)
+        known = asdict(settings) | {"sha256": predictor.info.sha256, "annotate": str(outputs.annotate)}
+        with _journal(outputs.journal, known, resume) as journal:
+            code = run.go(journal)
+            _write_files(outputs, predictor.classes, journal)
+            journal.remove()
+            return code
+
+
+@contextmanager
+def _journal(file: Path, settings: dict[str, Any], resume: bool) -> Iterator[Journal]:
+    """A journal that says how to go on when the run is stopped, and that does not stay behind empty."""
+    with Journal(file, settings, resume=resume, block=BATCH_FILES) as journal:
+        try:
+            yield journal
+        except BaseException:
+            if journal.count:
+                print(f"nkf: stopped after {journal.count:,}; the same command with --resume goes on", file=sys.stderr)
+            else:
+                journal.remove()
+            raise
+
+
+def _write_files(outputs: PredictOutputs, classes: tuple[str, ...], journal: Journal) -> None:
+    with ExitStack() as stack:
+        writers = [stack.enter_context(writer) for writer in outputs.writers(classes, standard_output=False)]
+        for entry in journal if writers else ():
             for writer in writers:
-                writer.write(prediction)
-            if prediction.status == "error":
-                failed = True
-                print("nkf:", str(prediction.message).replace("\n", " "), file=sys.stderr)
-                continue
-            if not outputs.to_standard_output:
-                print(*_lines(prediction), sep="\n")
-            if pictures and (problem := _save_annotated(prediction, images[k].file, pictures[k])):
-                failed = True
-                print("nkf:", problem, file=sys.stderr)
-    return int(failed)
+                writer.write(entry.document)
 
 
-def _annotated_files(images: Sequence[InputImage], folder: Path | None) -> list[Path]:
+@dataclass
+class _Run:
+    """Goes through the images that are not done yet; `writers` write to standard output at once."""
+
+    predictor: Predictor
+    outputs: PredictOutputs
+    images: ImageInputs
+    pictures: Sequence[Path]
+    workers: int
+    writers: Sequence[Writer] = ()
+
+    def go(self, journal: Journal | None) -> int:
+        failed = self._already_done(journal) if journal else False
+        done = journal.count if journal else 0
+        files = (image.file for image in islice(self.images, done, None))
+        going = self.predictor.predict_files(files, workers=self.workers)
+        tracked = track(going, "predicting", len(self.images) - done)
+        for k, (image, prediction) in enumerate(zip(islice(self.images, done, None), tracked, strict=True), done):
+            document = prediction.to_dict()
+            problem = self._save_annotated(prediction, image.file, k)
+            if journal:
+                journal.add(document, problem)
+            for writer in self.writers:
+                writer.write(document)
+            failed |= self._tell(prediction, problem)
+        return int(failed)
+
+    def _already_done(self, journal: Journal) -> bool:
+        """Check that a journal is about these inputs, give it to the writers, and tell whether anything failed."""
+        failed = False
+        if journal.count > len(self.images):
+            raise NkfError(f"{journal.file}: of a run with {journal.count:,} inputs or more; run without --resume")
+        if journal.count:
+            print(f"nkf: going on after {journal.count:,} of {len(self.images):,}", file=sys.stderr)
+        for image, entry in zip(self.images, journal, strict=False):
+            if entry.document["path"] != str(image.file):
+                raise NkfError(f"{journal.file}: of a run with other inputs ({image.file}); run without --resume")
+            failed |= entry.document["status"] == "error" or entry.problem is not None
+            for writer in self.writers:
+                writer.write(entry.document)
+        return failed
+
+    def _tell(self, prediction: Prediction, problem: str | None) -> bool:
+        """Print what a person wants to know; returns whether anything failed."""
+        if prediction.status == "error":
+            print("nkf:", str(prediction.message).replace("\n", " "), file=sys.stderr)
+            return True
+        if not self.outputs.to_standard_output:
+            print(*_lines(prediction), sep="\n")
+        if problem:
+            print("nkf:", problem, file=sys.stderr)
+        return problem is not None
+
+    def _save_annotated(self, prediction: Prediction, image: Path, index: int) -> str | None:
+        """Draw one picture; returns what went wrong, if anything: the other images of a batch go on."""
+        if not self.pictures or prediction.status == "error":
+            return None
+        picture = self.pictures[index]
+        options: dict[str, Any] = {"format": "JPEG", "quality": 92} if picture.suffix == ".jpg" else {"format": "PNG"}
+        try:
+            with replacing(picture) as partial:
+                annotate(read_image(image), prediction).save(partial, exif=signature(_SOFTWARE), **options)
+        except ImageError as error:  # gone or changed since it was predicted
+            return str(error).replace("\n", " ")
+        except OSError as error:
+            return f"{picture}: cannot be written ({error.strerror or error})"
+        return None
+
+
+def _annotated_files(images: Iterable[InputImage], folder: Path | None) -> list[Path]:
     """Name the annotated pictures: as their images, JPEG or else PNG; a name that is taken gets a number."""
     if folder is None:
         return []
     names = FreeNames()
-    jpeg = [image.file.suffix.lower() in (".jpg", ".jpeg") for image in images]
     return [
-        folder / names.take(image.file.stem, ".jpg" if is_jpeg else ".png")
-        for image, is_jpeg in zip(images, jpeg, strict=True)
+        folder / names.take(image.file.stem, ".jpg" if image.file.suffix.lower() in (".jpg", ".jpeg") else ".png")
+        for image in images
     ]
 
 
-def _check_outputs(images: Sequence[InputImage], outputs: PredictOutputs, pictures: Sequence[Path]) -> None:
-    for path in (outputs.json, outputs.csv):
-        if path and path.is_dir():
+def _check_outputs(images: ImageInputs, outputs: PredictOutputs, pictures: Sequence[Path]) -> None:
+    if outputs.parquet == _STANDARD_OUTPUT:
+        raise NkfError("--parquet: needs a file, not standard output")
+    for path in outputs.files:
+        if path.is_dir():
             raise NkfError(f"{path}: a folder, expected a file to write")
-    if outputs.json and outputs.csv and outputs.json.resolve() == outputs.csv.resolve():
-        raise NkfError(f"{outputs.json}: JSON and CSV cannot go to the same place")
+    resolved = [path.resolve() for path in outputs.files]
+    for k, path in enumerate(outputs.files):
+        if resolved[k] in resolved[:k]:
+            raise NkfError(f"{path}: two outputs cannot go to the same place")
     if outputs.annotate and outputs.annotate.exists() and not outputs.annotate.is_dir():
         raise NkfError(f"{outputs.annotate}: a file, expected a folder for annotated pictures")
-    check_no_input([path for path in (outputs.json, outputs.csv, *pictures) if path], images)
+    check_no_input([*outputs.files, *pictures], images)
     for picture in pictures:
         if picture.exists() and not is_signed(picture, _SOFTWARE):
             raise NkfError(f"{picture}: exists and is no annotated picture of nkf; choose another --annotate folder")
@@ -101,19 +241,7 @@ def _lines(prediction: Prediction) -> list[str]:
     lines = []
     for index, face in enumerate(prediction.faces):
         box = " ".join(f"{value:.0f}" for value in face.box_xyxy)
-        verdict = f", low quality: {', '.join(face.problems)}" if face.problems else ""
+        doubt = ", uncertain" if face.status == "uncertain" else ""
+        verdict = f", low quality: {', '.join(face.problems)}" if face.problems else doubt
         lines.append(f"{prediction.path}: face {index}: {face.expression} {face.confidence:.0%}, box {box}{verdict}")
     return lines
-
-
-def _save_annotated(prediction: Prediction, image: Path, picture: Path) -> str | None:
-    """Draw one picture; returns what went wrong, if anything: the other images of a batch go on."""
-    options: dict[str, Any] = {"format": "JPEG", "quality": 92} if picture.suffix == ".jpg" else {"format": "PNG"}
-    try:
-        with replacing(picture) as partial:
-            annotate(read_image(image), prediction).save(partial, exif=signature(_SOFTWARE), **options)
-    except ImageError as error:  # gone or changed since it was predicted
-        return str(error).replace("\n", " ")
-    except OSError as error:
-        return f"{picture}: cannot be written ({error.strerror or error})"
-    return None

@@ -1,29 +1,42 @@
-"""What becomes of predictions: JSON and CSV, written whole or not at all, and annotated pictures."""
+"""What becomes of predictions: JSON, JSON lines, CSV and Parquet, written whole or not at all.
+
+Every writer takes predictions in their JSON form (`Prediction.to_dict`), so that a table is the same whether its
+predictions were just made or read back from the journal of a run that was stopped (`nkf.journal`).
+"""
 
 import csv
 import json
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TextIO
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from typing import Any, Protocol, Self, TextIO
 
 from nkf.errors import NkfError
 from nkf.files import replacing
-from nkf.geometry import LANDMARK_GROUPS
-from nkf.images import ImageRGB
-from nkf.predict import FacePrediction, Prediction
+from nkf.predict import Prediction
 
-CSV_COLUMNS = ("path", "status", "face", "x0", "y0", "x1", "y1", "detection_score", "expression", "confidence")
+BOX_COLUMNS = ("x0", "y0", "x1", "y1")
+CSV_COLUMNS = ("path", "status", "face", *BOX_COLUMNS, "detection_score", "expression", "confidence")
+Document = Mapping[str, Any]  # see `Prediction.to_dict`
 
 
-class _Writer:
-    """A text file that appears under its name only when the ``with`` block ends without an exception.
+class Writer(Protocol):
+    """A file that appears under its name only when the ``with`` block ends without an exception."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+    def write(self, document: Document, /) -> None:
+        """Add one prediction."""
+
+
+class _TextWriter:
+    """A text file, see `Writer`.
 
     Missing folders are made. A stream, or a path that is no regular file (``/dev/stdout``, a pipe), is written
     directly.
@@ -60,42 +73,71 @@ class _Writer:
     def _start(self) -> None:
         """Write what comes before the first prediction."""
 
-    def write(self, prediction: Prediction) -> None:
-        """Add one prediction."""
-        raise NotImplementedError
-
     def _end(self) -> None:
         """Write what comes after the last prediction."""
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[TextIO]:
+    # Paths that are not valid Unicode come back as the bytes they were.
+    form: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    with _place(file) as target, target.open("w", **form) as stream:
+        yield stream
+
+
+@contextmanager
+def _place(file: Path) -> Iterator[Path]:
+    """Yield where to write a file: beside it, or directly what is no regular file; missing folders are made."""
     direct = file.exists() and not file.is_file()
     if not direct:
         file = file.resolve()  # a link stays, what it points to is replaced
         file.parent.mkdir(parents=True, exist_ok=True)
-    # Paths that are not valid Unicode come back as the bytes they were.
-    form: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-    with nullcontext(file) if direct else replacing(file) as target, target.open("w", **form) as stream:
-        yield stream
+    with nullcontext(file) if direct else replacing(file) as target:
+        yield target
 
 
-class JsonWriter(_Writer):
-    """A JSON list with one object an image, each on a line of its own (see `Prediction.to_dict`)."""
+def check_place(file: Path) -> None:
+    """Make the folders above a file, and see that it can be written there, before hours of work go into it.
+
+    Raises:
+        NkfError: when it cannot.
+    """
+    if file.exists() and not file.is_file():
+        return
+    try:
+        file.resolve().parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=file.resolve().parent):
+            pass
+    except OSError as error:
+        raise NkfError(f"{file}: cannot be written ({error.strerror})") from error
+
+
+class JsonWriter(_TextWriter):
+    """A JSON list with one object an image, each on a line of its own."""
 
     def _start(self) -> None:
         self._separator = "[\n"
 
-    def write(self, prediction: Prediction) -> None:
+    def write(self, document: Document) -> None:
         """Add one prediction."""
-        self._stream.write(self._separator + json.dumps(prediction.to_dict(), allow_nan=False))
+        self._stream.write(self._separator + json.dumps(document, allow_nan=False))
         self._separator = ",\n"
 
     def _end(self) -> None:
         self._stream.write("[]\n" if self._separator == "[\n" else "\n]\n")
 
 
-class CsvWriter(_Writer):
+class JsonLinesWriter(_TextWriter):
+    """One JSON object a line and image; on a stream each line can be read at once."""
+
+    def write(self, document: Document) -> None:
+        """Add one prediction."""
+        self._stream.write(json.dumps(document, allow_nan=False) + "\n")
+        if not isinstance(self._file, Path):
+            self._stream.flush()
+
+
+class CsvWriter(_TextWriter):
     """A table with one row a face; an image without faces has one row with empty fields.
 
     Args:
@@ -111,175 +153,125 @@ class CsvWriter(_Writer):
         self._rows = csv.DictWriter(self._stream, [*CSV_COLUMNS, *self._classes], restval="", lineterminator="\n")
         self._rows.writeheader()
 
-    def write(self, prediction: Prediction) -> None:
+    def write(self, document: Document) -> None:
         """Add the rows of one prediction; ``face`` counts from 0 in the order of ``Prediction.faces``."""
-        image = {"path": prediction.path, "status": prediction.status}
-        if not prediction.faces:
-            self._rows.writerow(image)
-        for index, face in enumerate(prediction.faces):
-            values = face.to_dict()
-            probabilities = values["probabilities"]
-            box = dict(zip(("x0", "y0", "x1", "y1"), values["box_xyxy"], strict=True))
-            score = {"detection_score": values["detection_score"]}
-            decision = {"expression": face.expression, "confidence": probabilities[face.expression]}
-            head = {**image, "status": face.status, "face": index}
-            self._rows.writerow({**head, **box, **score, **decision, **probabilities})
+        self._rows.writerows(face_rows(document))
+
+
+def face_rows(document: Document) -> list[dict[str, Any]]:
+    """Rows of a prediction by column of the CSV, one a face, or one with ``path`` and ``status`` for an image without.
+
+    The ``status`` of a row with a face is the face's.
+    """
+    if not document["faces"]:
+        return [{"path": document["path"], "status": document["status"]}]
+    return [
+        {"path": document["path"], "status": face["status"], "face": index}
+        | dict(zip(BOX_COLUMNS, face["box_xyxy"], strict=True))
+        | {"detection_score": face["detection_score"], "expression": face["expression"]}
+        | {"confidence": face["probabilities"][face["expression"]]}
+        | face["probabilities"]
+        for index, face in enumerate(document["faces"])
+    ]
+
+
+class ParquetWriter:
+    """A table with the rows of the CSV in typed columns, and more of each face; see docs/prediction.md.
+
+    Args:
+        file: a path.
+        classes: names of the expressions, a column each.
+
+    Raises:
+        NkfError: when pyarrow is not installed.
+    """
+
+    ROWS = 4096  # in one group: so many are held in memory
+
+    def __init__(self, file: Path, classes: tuple[str, ...]) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ModuleNotFoundError as error:
+            raise NkfError("Parquet needs pyarrow: pip install 'nkf[data]'") from error
+        self._arrow, self._parquet = pyarrow, pyarrow.parquet
+        self._file = file
+        self._rows: list[dict[str, Any]] = []
+        self._schema = self._make_schema(classes)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            try:
+                target = stack.enter_context(_place(self._file))
+                self._table = stack.enter_context(self._parquet.ParquetWriter(target, self._schema, compression="zstd"))
+            except OSError as error:
+                raise NkfError(f"{self._file}: cannot be written ({error.strerror or error})") from error
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            self._write_group()
+
+    def _make_schema(self, classes: tuple[str, ...]) -> Any:
+        whole, number, text = self._arrow.int32(), self._arrow.float32(), self._arrow.string()
+        image = {"path": text, "status": text, "message": text, "width": whole, "height": whole}
+        place = {"face": whole, **dict.fromkeys((*BOX_COLUMNS, "detection_score"), number)}
+        decision = {"expression": text, **dict.fromkeys(("confidence", *classes), number)}
+        lists = {"problems": text, "landmarks_px": number, "landmark_spread_px": number}
+        more = {name: self._arrow.list_(kind) for name, kind in lists.items()}
+        return self._arrow.schema((image | place | decision | more).items())
+
+    def write(self, document: Document) -> None:
+        """Add the rows of one prediction."""
+        image = {name: document.get(name) for name in ("message", "width", "height")}
+        lists = [
+            {
+                "problems": face["problems"],
+                "landmarks_px": [value for point in face["landmarks_px"] for value in point],
+                "landmark_spread_px": face["landmark_spread_px"],
+            }
+            for face in document["faces"]
+        ]
+        rows = face_rows(document)
+        self._rows += [image | row | more for row, more in zip(rows, lists or [{}], strict=True)]
+        if len(self._rows) >= self.ROWS:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        for row in self._rows:  # a path need not be valid Unicode, a Parquet string has to be
+            row["path"] = row["path"] and row["path"].encode(errors="surrogateescape").decode(errors="replace")
+        self._table.write_table(self._arrow.Table.from_pylist(self._rows, self._schema))
+        self._rows = []
 
 
 def write_json(predictions: Iterable[Prediction], file: Path | TextIO) -> None:
     """Write a JSON list of predictions, one by one."""
-    with JsonWriter(file) as writer:
-        for prediction in predictions:
-            writer.write(prediction)
+    _write(JsonWriter(file), predictions)
+
+
+def write_json_lines(predictions: Iterable[Prediction], file: Path | TextIO) -> None:
+    """Write predictions as one JSON object a line, one by one."""
+    _write(JsonLinesWriter(file), predictions)
 
 
 def write_csv(predictions: Iterable[Prediction], file: Path | TextIO, classes: tuple[str, ...]) -> None:
     """Write a table of predictions, one by one; see `CsvWriter`."""
-    with CsvWriter(file, classes) as writer:
+    _write(CsvWriter(file, classes), predictions)
+
+
+def write_parquet(predictions: Iterable[Prediction], file: Path, classes: tuple[str, ...]) -> None:
+    """Write a Parquet table of predictions; see `ParquetWriter`."""
+    _write(ParquetWriter(file, classes), predictions)
+
+
+def _write(writer: Writer, predictions: Iterable[Prediction]) -> None:
+    with writer:
         for prediction in predictions:
-            writer.write(prediction)
-
-
-MIN_ANNOTATED_SIDE = 480  # a smaller image is enlarged to this longer side, so that the text on it can be read
-_SMOOTH_BELOW = 4_000_000  # pixels up to which lines are drawn at twice the size; in larger images steps do not show
-_ACCENT, _DARK, _LIGHT = (255, 193, 37), (18, 20, 26), (245, 246, 248)
-_MAX_CHARTS = 4  # with more faces than that nobody sees which chart belongs to which
-_CLOSED_GROUPS = ("right_eye", "left_eye", "outer_lip", "inner_lip")
-
-
-class _Box(NamedTuple):
-    """A rectangle in canvas pixels."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-    def overlap(self, other: "_Box") -> float:
-        width = min(self.x1, other.x1) - max(self.x0, other.x0)
-        height = min(self.y1, other.y1) - max(self.y0, other.y0)
-        return max(width, 0) * max(height, 0)
-
-    def moved_into(self, other: "_Box") -> "_Box":
-        dx = min(max(self.x0, other.x0), other.x1 - (self.x1 - self.x0)) - self.x0
-        dy = min(max(self.y0, other.y0), other.y1 - (self.y1 - self.y0)) - self.y0
-        return _Box(self.x0 + dx, self.y0 + dy, self.x1 + dx, self.y1 + dy)
-
-
-def annotate(image_rgb: ImageRGB, prediction: Prediction) -> Image.Image:
-    """Draw each face's box, landmarks, expression, and a chart of its probabilities.
-
-    The expression of a face of low quality is followed by a question mark. A chart goes where it hides no other face
-    or is left out; so are all of them when there are many faces.
-
-    Args:
-        image_rgb: the (H, W, 3) image that `prediction` is about.
-        prediction: coordinates in pixels of that image.
-
-    Returns:
-        An RGB picture of the image's size; at least `MIN_ANNOTATED_SIDE` long.
-    """
-    height, width = image_rgb.shape[:2]
-    enlarge = max(1.0, MIN_ANNOTATED_SIDE / max(width, height))
-    size = (max(round(width * enlarge), 1), max(round(height * enlarge), 1))
-    smooth = 2 if size[0] * size[1] <= _SMOOTH_BELOW else 1
-    picture = Image.fromarray(image_rgb)
-    if enlarge > 1:
-        picture = picture.resize(size, Image.Resampling.BICUBIC)
-    picture = picture.resize((size[0] * smooth, size[1] * smooth), Image.Resampling.NEAREST)
-    canvas = _Canvas(picture, enlarge * smooth)
-    if prediction.faces:
-        canvas.draw_faces(prediction.faces)
-    else:
-        canvas.draw_label("no face", 0, 0, canvas.font_size(min(width, height)))
-    return picture.reduce(smooth)
-
-
-class _Canvas:
-    """Draws on a picture; `scale` is canvas pixels per image pixel."""
-
-    def __init__(self, picture: Image.Image, scale: float) -> None:
-        self._draw = ImageDraw.Draw(picture, "RGBA")  # colours with alpha are blended
-        self._bounds = _Box(0, 0, *picture.size)
-        self._scale = scale
-
-    def font_size(self, face_side: float) -> int:
-        """Text height in canvas pixels: it follows the face, within what suits the whole picture."""
-        long_side = max(self._bounds.x1, self._bounds.y1)
-        return round(min(max(face_side * self._scale / 7, long_side / 80, 22), long_side / 30))
-
-    def draw_faces(self, faces: tuple[FacePrediction, ...]) -> None:
-        boxes = [_Box(*(face.box_xyxy * self._scale)) for face in faces]
-        taken = list(boxes)
-        for face, box in zip(faces, boxes, strict=True):
-            self._draw_landmarks(face.landmarks_px * self._scale, box)
-            self._draw_frame(box)
-        sizes = [self.font_size(max(box.x1 - box.x0, box.y1 - box.y0) / self._scale) for box in boxes]
-        for face, box, size in zip(faces, boxes, sizes, strict=True):
-            doubt = "" if face.status == "ok" else "?"
-            taken.append(self.draw_label(f"{face.expression}{doubt} {face.confidence:.0%}", box.x0, box.y0, size))
-        for face, box, size in zip(faces, boxes, sizes, strict=True) if len(faces) <= _MAX_CHARTS else ():
-            self._draw_chart(face, box, size, taken)
-
-    def _draw_frame(self, box: _Box) -> None:
-        line = max(round(max(box.x1 - box.x0, box.y1 - box.y0) / 60), 2)
-        outer = (box.x0 - line / 2, box.y0 - line / 2, box.x1 + line / 2, box.y1 + line / 2)
-        self._draw.rectangle(outer, outline=(*_DARK, 150), width=2 * line)
-        self._draw.rectangle(box, outline=_ACCENT, width=line)
-
-    def _draw_landmarks(self, points: NDArray[np.float64], box: _Box) -> None:
-        radius = max((box.x1 - box.x0) / 90, 1.5)
-        for name, group in LANDMARK_GROUPS.items():
-            line = [(float(x), float(y)) for x, y in points[list(group)]]
-            line += line[:1] if name in _CLOSED_GROUPS else []
-            self._draw.line(line, fill=(*_DARK, 130), width=math.ceil(radius * 1.4), joint="curve")
-            self._draw.line(line, fill=(*_LIGHT, 150), width=math.ceil(radius / 2), joint="curve")
-        for x, y in points:
-            self._draw.ellipse(
-                (x - radius * 1.4, y - radius * 1.4, x + radius * 1.4, y + radius * 1.4), fill=(*_DARK, 170)
-            )
-            self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_LIGHT)
-
-    def draw_label(self, text: str, x: float, y: float, size: int) -> _Box:
-        """Write on an opaque plate that stands on (x, y) if there is room above; returns the plate."""
-        font = ImageFont.load_default(size)
-        padding = size * 0.3
-        plate = _Box(x, y - size - 2 * padding, x + font.getlength(text) + 2 * padding, y).moved_into(self._bounds)
-        self._draw.rectangle(plate, fill=_ACCENT)
-        self._draw.text((plate.x0 + padding, (plate.y0 + plate.y1) / 2), text, fill=_DARK, font=font, anchor="lm")
-        return plate
-
-    def _draw_chart(self, face: FacePrediction, box: _Box, size: float, taken: list[_Box]) -> None:
-        font = ImageFont.load_default(size * 0.85)
-        row, padding = size * 1.25, size * 0.5
-        names = max(font.getlength(name) for name in face.probabilities)
-        bars, percents = size * 4.5, font.getlength("100%")
-        width, height = names + bars + percents + 4 * padding, row * len(face.probabilities) + 2 * padding
-        place = self._free_place(width, height, box, padding, taken)
-        if place is None:
-            return
-        taken.append(place)
-        self._draw.rounded_rectangle(place, radius=padding, fill=(*_DARK, 205))
-        x = place.x0 + padding * 2 + names
-        for k, (name, value) in enumerate(face.probabilities.items()):
-            y = place.y0 + padding + row * (k + 0.5)
-            colour = _ACCENT if name == face.expression else _LIGHT
-            self._draw.text((x - padding, y), name, fill=colour, font=font, anchor="rm")
-            self._draw.rectangle((x, y - row * 0.25, x + bars, y + row * 0.25), fill=(*_LIGHT, 40))
-            self._draw.rectangle((x, y - row * 0.25, x + bars * value, y + row * 0.25), fill=colour)
-            self._draw.text((place.x1 - padding, y), f"{value:.0%}", fill=colour, font=font, anchor="rm")
-
-    def _free_place(self, width: float, height: float, box: _Box, gap: float, taken: list[_Box]) -> _Box | None:
-        """Find a place for a chart beside, below or above its box; for a single face also a corner, even over it."""
-        alone = len(taken) == 2  # the box and its label
-        end_x, end_y = self._bounds.x1 - width - gap, self._bounds.y1 - height - gap
-        beside = [(box.x1 + gap, box.y0), (box.x0 - gap - width, box.y0)]
-        stacked = [(box.x0, box.y1 + gap), (box.x0, box.y0 - gap * 4 - height)]
-        corners = [(end_x, end_y), (gap, end_y), (end_x, gap), (gap, gap)] if alone else []
-        inside = _Box(gap, gap, self._bounds.x1 - gap, self._bounds.y1 - gap)
-        places = [_Box(x, y, x + width, y + height).moved_into(inside) for x, y in beside + stacked + corners]
-        places = [place for place in places if place.x0 >= 0 and place.y0 >= 0]
-        hidden = [sum(place.overlap(other) for other in taken) for place in places]
-        if not places or (min(hidden) > 0 and not alone):
-            return None
-        return places[hidden.index(min(hidden))]
+            writer.write(prediction.to_dict())

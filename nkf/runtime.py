@@ -56,7 +56,7 @@ class OnnxModel:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only: warnings are about graph details that no user can change
-        options.intra_op_num_threads = threads or _usable_cores()
+        options.intra_op_num_threads = threads or usable_cores()
         name = name or (str(model) if isinstance(model, Path) else "ONNX model")
         providers = _providers(device, onnxruntime.get_available_providers())
         try:
@@ -277,7 +277,8 @@ def _providers(device: Device, available: list[str]) -> list[str]:
     return [cuda, cpu] if device != "cpu" and cuda in available else [cpu]
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Number of cores that this process may use."""
     # ONNX Runtime counts the machine's cores, also those that a container or taskset keeps from this process.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

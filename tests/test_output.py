@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nkf.annotate import MIN_ANNOTATED_SIDE, annotate
 from nkf.errors import NkfError
-from nkf.output import CSV_COLUMNS, MIN_ANNOTATED_SIDE, CsvWriter, JsonWriter, annotate, write_csv, write_json
+from nkf.output import CSV_COLUMNS, CsvWriter, JsonWriter, write_csv, write_json
 from nkf.predict import FacePrediction, Prediction
 
 CLASSES = ("neutral", "happiness")
@@ -62,7 +63,7 @@ def test_a_run_that_dies_leaves_what_was_there(tmp_path, make_writer):
 
     def fail():
         with make_writer(tmp_path / "out") as writer:
-            writer.write(PREDICTIONS[0])
+            writer.write(PREDICTIONS[0].to_dict())
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
