@@ -17,6 +17,7 @@ from nkf.faces import Face
 from nkf.geometry import NUM_LANDMARKS, Points
 from nkf.images import ImageRGB
 from nkf.pose import MEAN_SHAPE_3D
+from nkf.tracking import nearest_pairs
 
 Array = NDArray[np.float64]
 
@@ -193,17 +194,13 @@ class SmoothedFinder:
         self, smoothers: Sequence[LandmarkSmoother], faces: Sequence[Face], found: Sequence[int]
     ) -> dict[int, LandmarkSmoother]:
         """Give faces their smoothers, the nearest pair first."""
-        pairs = [
-            (smoother.distance(landmarks_px), k, smoother)
-            for k in found
-            if (landmarks_px := faces[k].landmarks_px) is not None
-            for smoother in smoothers
-        ]
-        matches: dict[int, LandmarkSmoother] = {}
-        for distance, k, smoother in sorted(pairs, key=lambda pair: pair[0]):
-            if distance <= self._max_jump and k not in matches and smoother not in matches.values():
-                matches[k] = smoother
-        return matches
+        distances = np.full((len(smoothers), len(found)), math.inf)
+        for column, k in enumerate(found):
+            landmarks_px = faces[k].landmarks_px
+            assert landmarks_px is not None
+            distances[:, column] = [smoother.distance(landmarks_px) for smoother in smoothers]
+        pairs = nearest_pairs(distances, self._max_jump)
+        return {found[column]: smoothers[row] for column, row in pairs.items()}
 
 
 class _OneEuro:

@@ -1,0 +1,257 @@
+"""What becomes of a video's predictions: JSON, CSV and Parquet, written whole or not at all, and a video with overlay.
+
+The tables are those of photos (`nkf.output`) with ``frame``, ``time_s`` and ``track`` after ``path``, and the smoothed
+expression after the raw probabilities.
+"""
+
+import csv
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from nkf.errors import NkfError
+from nkf.files import replacing
+from nkf.geometry import LANDMARK_GROUPS
+from nkf.images import ImageRGB
+from nkf.output import CSV_COLUMNS, CsvWriter, Document, JsonWriter, ParquetWriter, face_rows
+from nkf.video import require_av
+from nkf.video_predict import FramePrediction, TrackedFace
+from nkf.video_sources import VideoInfo
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov")
+
+# Tracks take them in turn; each can be told from its neighbours and read under dark letters.
+TRACK_COLOURS = ((255, 193, 37), (86, 204, 242), (255, 138, 128), (129, 230, 140), (214, 162, 255), (255, 255, 255))
+_DARK = (18, 20, 26)
+_CLOSED_GROUPS = ("right_eye", "left_eye", "outer_lip", "inner_lip")
+_CLOCK_HZ = 90_000  # of the timestamps written: fine enough for any frame rate
+
+
+def frame_columns(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Columns of the CSV and Parquet tables, in their order."""
+    path, status, *rest = CSV_COLUMNS
+    smooth = (f"smooth_{name}" for name in classes)
+    return (path, "frame", "time_s", "track", status, *rest, *classes, "smooth_expression", *smooth)
+
+
+def frame_rows(document: Document) -> list[dict[str, Any]]:
+    """Rows of a frame's prediction in its JSON form: one a face, or one with ``path`` to ``status`` for none."""
+    rows = []
+    for row, face in zip(face_rows(document), document["faces"] or [None], strict=True):
+        row |= {"frame": document["frame"], "time_s": document["time_s"]}
+        if face is not None:
+            smooth = {f"smooth_{name}": value for name, value in face["smooth_probabilities"].items()}
+            row |= {"track": face["track"], "smooth_expression": face["smooth_expression"], **smooth}
+        rows.append(row)
+    return rows
+
+
+class FrameCsvWriter(CsvWriter):
+    """A table with one row a face and frame; a frame without faces has one row with empty fields.
+
+    Args:
+        file: a path or an open text stream.
+        classes: names of the expressions; the columns are `frame_columns`.
+    """
+
+    def _start(self) -> None:
+        columns = frame_columns(self._classes)
+        self._rows = csv.DictWriter(self._stream, columns, restval="", lineterminator="\n")
+        self._rows.writeheader()
+
+    def write(self, document: Document) -> None:
+        """Add the rows of one frame; ``face`` counts from 0, largest first."""
+        self._rows.writerows(frame_rows(document))
+
+
+class FrameParquetWriter(ParquetWriter):
+    """The table of `FrameCsvWriter` in typed columns."""
+
+    def _make_schema(self, classes: tuple[str, ...]) -> Any:
+        text, whole = self._arrow.string(), self._arrow.int32()
+        types = dict.fromkeys(frame_columns(classes), self._arrow.float32())
+        types |= dict.fromkeys(("path", "status", "expression", "smooth_expression"), text)
+        types |= {"frame": self._arrow.int64(), "time_s": self._arrow.float64(), "track": whole, "face": whole}
+        return self._arrow.schema(types.items())
+
+    def write(self, document: Document) -> None:
+        """Add the rows of one frame."""
+        self._rows += frame_rows(document)
+        if len(self._rows) >= self.ROWS:
+            self._write_group()
+
+
+class FrameJsonWriter(JsonWriter):
+    """One JSON object: what the video is, how it was worked on, ``frames``, one on a line, and at last the ``status``.
+
+    A document with status ``error`` is no frame: it ends the file, with ``status`` and ``message``.
+    """
+
+    def __init__(self, file: Path | TextIO, info: VideoInfo | None, settings: Mapping[str, Any]) -> None:
+        """Describe the file.
+
+        Args:
+            file: a path or an open text stream.
+            info: of the video; None where it could not be read.
+            settings: plain values that stand in the object under their names.
+        """
+        super().__init__(file)
+        self._head = {"schema": 1, "video": None if info is None else asdict(info), **settings}
+        self._result: dict[str, Any] = {"status": "ok"}
+
+    def _start(self) -> None:
+        self._stream.write(json.dumps(self._head, allow_nan=False)[:-1] + ', "frames": ')
+        super()._start()
+
+    def write(self, document: Document) -> None:
+        """Add one frame."""
+        if document["status"] == "error":
+            self._result = {"path": document["path"], "status": "error", "message": document["message"]}
+        else:
+            super().write(document)
+
+    def _end(self) -> None:
+        frames = "[]" if self._separator == "[\n" else "\n]"
+        self._stream.write(f"{frames}, {json.dumps(self._result)[1:]}\n")
+
+
+class OverlayWriter:
+    """An H.264 video with boxes, landmarks and smoothed expressions: ``with OverlayWriter(file) as overlay: ...``.
+
+    Frames keep their times, so that a variable frame rate stays one. There is no sound. An odd width or height grows
+    by a pixel. The file appears when the ``with`` block ends without an exception, and if there was a frame.
+    """
+
+    def __init__(self, file: Path, *, start_s: float = 0.0) -> None:
+        """Describe a video.
+
+        Args:
+            file: one of `VIDEO_SUFFIXES`.
+            start_s: time that becomes 0.
+
+        Raises:
+            NkfError: when the file has another ending, or PyAV is missing.
+        """
+        if file.suffix.lower() not in VIDEO_SUFFIXES:
+            raise NkfError(f"{file}: expected a name that ends in {', '.join(VIDEO_SUFFIXES)}")
+        require_av()
+        self._file, self._start_s = file, start_s
+        self._stack = ExitStack()
+        self._stream: Any = None
+        self._last_pts = -1
+        self._step = _CLOCK_HZ // 30
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            if self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+
+    def write(self, image_rgb: ImageRGB, prediction: FramePrediction) -> None:
+        """Add one frame, drawn on.
+
+        Args:
+            image_rgb: the (H, W, 3) frame; one of another size than the first is scaled to that.
+            prediction: of this frame.
+        """
+        import av
+
+        assert prediction.time_s is not None
+        if self._stream is None:
+            self._open(*image_rgb.shape[:2])
+        picture = draw_tracks(image_rgb, prediction.faces)
+        frame = av.VideoFrame.from_ndarray(self._fitted(picture), format="rgb24")
+        frame.pts = max(round((prediction.time_s - self._start_s) * _CLOCK_HZ), self._last_pts + 1)
+        if self._last_pts >= 0:
+            self._step = frame.pts - self._last_pts
+        frame.duration, self._last_pts = self._step, frame.pts
+        frame.time_base = Fraction(1, _CLOCK_HZ)
+        self._container.mux(self._stream.encode(frame))
+
+    def _open(self, height: int, width: int) -> None:
+        import av
+
+        with ExitStack() as stack:
+            partial = stack.enter_context(replacing(self._file.resolve()))
+            form = "mov" if self._file.suffix.lower() == ".mov" else "mp4"
+            self._container = stack.enter_context(av.open(str(partial), "w", format=form))
+            # Without B-frames a frame's time of decoding is that of showing it, and no player has to shift them.
+            stream = self._container.add_stream(
+                "libx264", rate=30, options={"crf": "20", "preset": "veryfast", "bf": "0"}
+            )
+            stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+            stream.codec_context.time_base = stream.time_base = Fraction(1, _CLOCK_HZ)
+            self._stream = stream
+            self._stack = stack.pop_all()
+
+    def _fitted(self, picture: Image.Image) -> ImageRGB:
+        size = (self._stream.width, self._stream.height)
+        if not all(0 <= have - given <= 1 for have, given in zip(size, picture.size, strict=True)):
+            picture = picture.resize(size)
+        image = np.asarray(picture)
+        missing = [(0, size[1] - image.shape[0]), (0, size[0] - image.shape[1]), (0, 0)]
+        return np.pad(image, missing, mode="edge")
+
+
+def draw_tracks(image_rgb: ImageRGB, faces: tuple[TrackedFace, ...]) -> Image.Image:
+    """Draw box, landmarks, track number and smoothed expression of each face, in the colour of its track.
+
+    A question mark follows where the face is not ``ok`` in this frame.
+
+    Args:
+        image_rgb: (H, W, 3).
+        faces: coordinates in pixels of that image.
+
+    Returns:
+        An RGB picture of the image's size.
+    """
+    picture = Image.fromarray(image_rgb)
+    draw = ImageDraw.Draw(picture, "RGBA")  # colours with alpha are blended
+    for tracked in reversed(faces):  # the largest last, over the others
+        colour = TRACK_COLOURS[tracked.track % len(TRACK_COLOURS)]
+        _draw_landmarks(draw, tracked, colour)
+        box = tuple(tracked.face.box_xyxy.tolist())
+        line = max(round(max(picture.size) / 320), 2)
+        draw.rectangle(box, outline=colour, width=line)
+    for tracked in reversed(faces):
+        _draw_label(draw, tracked, picture.size)
+    return picture
+
+
+def _draw_landmarks(draw: ImageDraw.ImageDraw, tracked: TrackedFace, colour: tuple[int, int, int]) -> None:
+    points = tracked.face.landmarks_px
+    radius = max(float(np.ptp(points, axis=0).max()) / 100, 1.0)
+    for name, group in LANDMARK_GROUPS.items():
+        line = [(float(x), float(y)) for x, y in points[list(group)]]
+        line += line[:1] if name in _CLOSED_GROUPS else []
+        draw.line(line, fill=(*_DARK, 90), width=round(radius * 2) + 1, joint="curve")
+        draw.line(line, fill=(*colour, 190), width=max(round(radius), 1), joint="curve")
+
+
+def _draw_label(draw: ImageDraw.ImageDraw, tracked: TrackedFace, size_wh: tuple[int, int]) -> None:
+    """Write on a plate above the box, or in it where there is no room above."""
+    doubt = "" if tracked.face.status == "ok" else "?"
+    text = f"#{tracked.track} {tracked.smooth_expression}{doubt} {tracked.smooth_confidence:.0%}"
+    height = round(min(max(max(size_wh) / 42, 12), 48))
+    font = ImageFont.load_default(height)
+    padding = height * 0.3
+    width, tall = font.getlength(text) + 2 * padding, height + 2 * padding
+    x = min(max(float(tracked.face.box_xyxy[0]), 0), max(size_wh[0] - width, 0))
+    y = min(max(float(tracked.face.box_xyxy[1]) - tall, 0), max(size_wh[1] - tall, 0))
+    draw.rectangle((x, y, x + width, y + tall), fill=TRACK_COLOURS[tracked.track % len(TRACK_COLOURS)])
+    draw.text((x + padding, y + tall / 2), text, fill=_DARK, font=font, anchor="lm")
