@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -44,6 +45,8 @@ class ImageInputs:
         if not inputs:
             raise NkfError("no input: give image files or folders, such as photo.jpg")
         self._listed = _spooled_standard_input() if STANDARD_INPUT in inputs else None
+        if self._listed is not None:
+            weakref.finalize(self, self._listed[0].close)
         self._inputs = [path for given in inputs for path in self._expanded(given)]
         self._count = 0
         for path in self._inputs:

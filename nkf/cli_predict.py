@@ -115,12 +115,13 @@ def predict_all(
 def _journal(file: Path, settings: dict[str, Any], resume: bool) -> Iterator[Journal]:
     """A journal that says how to go on when the run is stopped, and that does not stay behind empty."""
     with Journal(file, settings, resume=resume, block=BATCH_FILES) as journal:
+        before = journal.count
         try:
             yield journal
         except BaseException:
-            if journal.count:
+            if journal.count > before:
                 print(f"nkf: stopped after {journal.count:,}; the same command with --resume goes on", file=sys.stderr)
-            else:
+            elif not journal.count:
                 journal.remove()
             raise
 
@@ -165,14 +166,14 @@ class _Run:
         failed = False
         if journal.count > len(self.images):
             raise NkfError(f"{journal.file}: of a run with {journal.count:,} inputs or more; run without --resume")
-        if journal.count:
-            print(f"nkf: going on after {journal.count:,} of {len(self.images):,}", file=sys.stderr)
         for image, entry in zip(self.images, journal, strict=False):
             if entry.document["path"] != str(image.file):
                 raise NkfError(f"{journal.file}: of a run with other inputs ({image.file}); run without --resume")
             failed |= entry.document["status"] == "error" or entry.problem is not None
             for writer in self.writers:
                 writer.write(entry.document)
+        if journal.count:
+            print(f"nkf: going on after {journal.count:,} of {len(self.images):,}", file=sys.stderr)
         return failed
 
     def _tell(self, prediction: Prediction, problem: str | None) -> bool:
