@@ -1,4 +1,4 @@
-"""JSON and CSV files, and annotated pictures."""
+"""Predictions as JSON, JSON lines, CSV and Parquet files."""
 
 import csv
 import io
@@ -6,29 +6,24 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
+import pyarrow.parquet
 import pytest
+from made_predictions import CLASSES, make_prediction
 
-from nkf.annotate import MIN_ANNOTATED_SIDE, annotate
 from nkf.errors import NkfError
-from nkf.output import CSV_COLUMNS, CsvWriter, JsonWriter, write_csv, write_json
-from nkf.predict import FacePrediction, Prediction
-
-CLASSES = ("neutral", "happiness")
-ACCENT, DARK = (255, 193, 37), (18, 20, 26)
-
-
-def make_face(box=(10, 20, 60, 90), classes=CLASSES):
-    x0, y0, x1, y1 = box
-    landmarks = np.column_stack([np.linspace(x0, x1, 68), np.linspace(y0, y1, 68)])
-    probabilities = dict.fromkeys(classes, 0.25 / (len(classes) - 1)) | {"happiness": 0.75}
-    return FacePrediction(np.array(box, float), 0.91234567, landmarks, np.ones(68), "happiness", probabilities)
-
-
-def make_prediction(*boxes, size=(100, 120), classes=CLASSES):
-    faces = tuple(make_face(box, classes) for box in boxes)
-    return Prediction("a,b.jpg", size[1], size[0], "ok" if faces else "no_face", faces=faces)
-
+from nkf.output import (
+    CSV_COLUMNS,
+    CsvWriter,
+    JsonLinesWriter,
+    JsonWriter,
+    ParquetWriter,
+    check_place,
+    write_csv,
+    write_json,
+    write_json_lines,
+    write_parquet,
+)
+from nkf.predict import Prediction
 
 PREDICTIONS = [
     make_prediction((10, 20, 60, 90.126), (0, 1, 2, 3)),
@@ -57,7 +52,39 @@ def test_csv_has_a_row_for_each_face_and_each_image_without_faces(tmp_path):
     assert set(list(rows[2].values())[2:]) == {""}
 
 
-@pytest.mark.parametrize("make_writer", [JsonWriter, lambda file: CsvWriter(file, CLASSES)])
+def test_json_lines_are_read_one_by_one(tmp_path):
+    write_json_lines(PREDICTIONS, tmp_path / "a.jsonl")
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [prediction.to_dict() for prediction in PREDICTIONS]
+
+
+def test_parquet_has_the_rows_of_the_csv_and_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(ParquetWriter, "ROWS", 3)  # in a group, of four
+    odd = Prediction(os.fsdecode(b"\xff.jpg"), None, None, "error", "empty")
+    write_parquet([*PREDICTIONS, odd], tmp_path / "a.parquet", CLASSES)
+    file = pyarrow.parquet.ParquetFile(tmp_path / "a.parquet")
+    assert file.num_row_groups == 2
+    rows = file.read().to_pylist()
+    assert [(row["path"], row["status"], row["face"]) for row in rows] == [
+        *[("a,b.jpg", "ok", 0), ("a,b.jpg", "ok", 1), ("a,b.jpg", "no_face", None)],
+        *[("c.jpg", "error", None), ("\N{REPLACEMENT CHARACTER}.jpg", "error", None)],
+    ]
+    assert set(CSV_COLUMNS + CLASSES) <= set(rows[0])
+    assert (rows[0]["y1"], rows[0]["width"], rows[0]["message"]) == (pytest.approx(90.13), 120, None)
+    face = PREDICTIONS[0].to_dict()["faces"][0]
+    assert rows[0]["landmarks_px"] == pytest.approx([value for point in face["landmarks_px"] for value in point])
+    assert (rows[2]["landmarks_px"], rows[3]["message"]) == (None, "c.jpg: empty file")
+
+
+@pytest.mark.parametrize(
+    "make_writer",
+    [
+        JsonWriter,
+        JsonLinesWriter,
+        lambda file: CsvWriter(file, CLASSES),
+        lambda file: ParquetWriter(file, CLASSES),
+    ],
+)
 def test_a_run_that_dies_leaves_what_was_there(tmp_path, make_writer):
     (tmp_path / "out").write_text("old")
 
@@ -91,6 +118,15 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         write_json([], tmp_path / "file" / "a.json")
 
 
+@pytest.mark.parametrize("check", [check_place, lambda file: write_parquet([], file, CLASSES)])
+def test_a_place_is_checked_before_the_work(tmp_path, check):
+    (tmp_path / "file").touch()
+    with pytest.raises(NkfError, match=r"file/a: cannot be written \(.+\)"):
+        check(tmp_path / "file" / "a")
+    check(tmp_path / "new" / "a")
+    assert (tmp_path / "new").is_dir()
+
+
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "real.json").touch()
     (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
@@ -102,49 +138,3 @@ def test_a_link_stays_a_link(tmp_path):
 def test_a_device_is_written_and_not_replaced():
     write_json(PREDICTIONS, Path(os.devnull))
     assert Path(os.devnull).is_char_device()
-
-
-def colours(picture):
-    return {tuple(colour) for colour in np.asarray(picture).reshape(-1, 3).tolist()}
-
-
-@pytest.mark.parametrize("grey", [0, 128, 255])
-def test_annotate_is_readable_on_any_background(grey):
-    image = np.full((600, 800, 3), grey, np.uint8)
-    picture = annotate(image, make_prediction((300, 200, 420, 350)))
-    assert picture.size == (800, 600)
-    assert {ACCENT, DARK} <= colours(picture.crop((290, 160, 600, 220)))  # dark text on a bright plate
-
-
-def test_annotate_leaves_the_rest_of_the_picture_alone():
-    image = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
-    picture = np.asarray(annotate(image, make_prediction((300, 200, 420, 350))))
-    changed = np.argwhere((picture != image).any(axis=2))
-    assert (changed.min(axis=0) > (150, 280)).all()
-    assert (changed.max(axis=0) < (420, 720)).all()
-
-
-@pytest.mark.parametrize("size", [(48, 48), (100, 30), (1, 1), (1, 400)])
-def test_annotate_enlarges_small_images(size):
-    boxes = [(0, 0, size[1], size[0])]
-    picture = annotate(np.zeros((*size, 3), np.uint8), make_prediction(*boxes, size=size))
-    assert max(picture.size) == MIN_ANNOTATED_SIDE
-
-
-def test_annotate_large_image_keeps_its_size():
-    image = np.zeros((2100, 2000, 3), np.uint8)
-    assert annotate(image, make_prediction((900, 900, 1300, 1400))).size == (2000, 2100)
-
-
-def test_annotate_draws_charts_for_few_faces_that_hide_no_other():
-    image = np.full((400, 900, 3), 255, np.uint8)
-    pair = [(100, 100, 180, 200), (300, 100, 380, 200)]
-    picture = np.asarray(annotate(image, make_prediction(*pair)))
-    for x0, y0, x1, y1 in pair:
-        inside = picture[y0 + 10 : y1 - 10, x0 + 10 : x1 - 10]
-        assert (inside == 255).all(axis=2).mean() > 0.5  # only the landmarks are on the face
-
-
-def test_annotate_says_when_there_is_no_face():
-    picture = annotate(np.zeros((300, 600, 3), np.uint8), make_prediction())
-    assert ACCENT in colours(picture.crop((0, 0, 100, 40)))
