@@ -13,6 +13,7 @@ import tyro
 
 from nkf.cli_data import DATA_COMMANDS
 from nkf.cli_study import STUDY_COMMANDS
+from nkf.cli_video import VIDEO_COMMANDS
 from nkf.commandline import CommandTable, run
 from nkf.progress import track
 from nkf.runtime import Device
@@ -360,6 +361,7 @@ def _as_lines(values: dict[str, Any]) -> str:
 
 COMMANDS: CommandTable = {
     "predict": predict,
+    **VIDEO_COMMANDS,
     "align": align,
     "models": models,
     "train": train,

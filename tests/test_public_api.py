@@ -66,29 +66,30 @@ LINES = (
     "data.formats.ferplus  data.formats.rafdb  data.formats.affectnet  data.formats.expw  data.formats.sfew",
     "data.formats.ckplus  data.formats.kdef  data.formats.jaffe",
     "data.split  data.similar  data.sheets  data.dataset  data.patches  data.scenes  data.scene_pool",
-    "runtime  faces  centerface  detectors  finder  tracking  smoothing  predict  views",
+    "runtime  faces  centerface  detectors  finder  tracking  smoothing  explain  predict  views",
     "video_ends  video_sources  video  video_predict",
     "report  report_curves  report_calibration  report_tables",
-    "report_html  report_run  output  video_output  evaluate  evaluate_landmarks",
+    "report_html  report_run  explain_draw  output  evaluate  evaluate_landmarks",
+    "video_output  timeline  timeline_html  video_run",
     "calibration  robustness  data.check  data.show  data.texts  soft_labels",
     "recipes.common  recipes.mesh  recipes.rows  recipes.targets  recipes.objectives  recipes.expression",
     "recipes.landmarks  recipes.detection  recipes.aligned  recipes.contrastive  recipes.landmark_trunk  recipes",
     "optim  train  run_log  ablate  ablation_text",
     "ablation_tables  compare  run_mistakes  run_report  export",
-    "commandline  cli_files  cli_predict  cli_align  cli_import  cli_data  cli_study  cli  __main__",
+    "commandline  cli_files  cli_predict  cli_align  cli_import  cli_data  cli_study  cli_video  cli  __main__",
 )
 ORDER = [name for line in LINES for name in line.split()]
 TRAINING = {"recipes.common", "recipes", "optim", "distributed", "train"}
 SERVING = [
     *("runtime", "faces", "centerface", "detectors", "predict", "output", "cli_predict", "cli_align", "smoothing"),
-    *("tracking", "video_predict", "video_output"),
+    *("tracking", "video_predict", "video_output", "timeline_html", "video_run", "explain", "explain_draw"),
 ]
 # Optional or slow packages, and the only modules that may import them.
 ONLY_IN = {
-    "matplotlib": {"report", "report_curves", "report_calibration", "report_tables", "report_run"},
+    "matplotlib": {"report", "report_curves", "report_calibration", "report_tables", "report_run", "timeline"},
     "onnxruntime": {"runtime"},
     "av": {"video", "video_sources", "video_output"},
-    "tyro": {"cli", "cli_data", "cli_import", "cli_study", "commandline"},
+    "tyro": {"cli", "cli_data", "cli_import", "cli_study", "cli_video", "commandline"},
     "pyarrow": {"data.tables", "data.formats.table_files"},
     "filelock": {"data.dataset", "data.pack_writer", "data.split"},
     "onnx": {"centerface", "export"},
