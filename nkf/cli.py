@@ -47,6 +47,7 @@ def predict(
     csv: File = None,
     parquet: File = None,
     annotate: Folder = None,
+    explain: Folder = None,
     resume: bool = False,
 ) -> int:
     """Find the faces in photos and tell their expressions.
@@ -78,11 +79,13 @@ def predict(
         csv: write a table with one row a face ("-": to standard output)
         parquet: write such a table with typed columns, and the landmarks
         annotate: write each image with boxes, landmarks and expressions into this folder; it is made if missing
+        explain: write into this folder which keypoints carried each expression, a picture for each image with faces,
+            and add it to JSON; the network runs 69 times more for each face (docs/explanation.md)
         resume: go on with a run that was stopped; give the same command again
     """
     from nkf.cli_predict import PredictOutputs, PredictSettings, predict_all
 
-    outputs = PredictOutputs(json, jsonl, csv, parquet, annotate)
+    outputs = PredictOutputs(json, jsonl, csv, parquet, annotate, explain)
     settings = PredictSettings(model, detector, device, min_confidence, min_face)
     return predict_all(inputs, outputs, settings, workers=workers, resume=resume)
 

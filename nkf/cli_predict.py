@@ -1,16 +1,19 @@
 """The command ``nkf predict``: inputs and outputs checked first, then predicted in batches, then written whole."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from PIL import Image
+
 from nkf.annotate import annotate
 from nkf.cli_files import FreeNames, ImageInputs, InputImage, check_no_input, is_signed, make_folder, signature
 from nkf.errors import ImageError, NkfError
+from nkf.explain_draw import draw_explanations
 from nkf.files import replacing
 from nkf.images import read_image
 from nkf.journal import SUFFIX, Journal
@@ -20,7 +23,9 @@ from nkf.progress import track
 from nkf.runtime import Device, usable_cores
 
 _STANDARD_OUTPUT = Path("-")
-_SOFTWARE = "nkf predict --annotate"  # signs our pictures: no other file is ever replaced by one
+_SOFTWARE = "nkf predict --"  # and the option, signs our pictures: no other file is ever replaced by one
+
+_KINDS = {"annotate": "annotated", "explain": "explained"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,13 @@ class PredictOutputs:
     csv: Path | None = None
     parquet: Path | None = None
     annotate: Path | None = None
+    explain: Path | None = None
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Folders of pictures that are wanted, by option."""
+        both = {"annotate": self.annotate, "explain": self.explain}
+        return {option: folder for option, folder in both.items() if folder is not None}
 
     @property
     def files(self) -> list[Path]:
@@ -49,7 +61,7 @@ class PredictOutputs:
         files = [path for path in self.files if path != _STANDARD_OUTPUT and (path.is_file() or not path.exists())]
         if files:
             return files[0].with_name(files[0].name + SUFFIX)
-        return self.annotate / f"annotate{SUFFIX}" if self.annotate else None
+        return next((folder / f"{option}{SUFFIX}" for option, folder in self.folders.items()), None)
 
     def writers(self, classes: tuple[str, ...], *, standard_output: bool) -> Iterator[Writer]:
         """Make the writers of the files, or those to standard output."""
@@ -80,9 +92,11 @@ def predict_all(
     if workers < 0:
         raise NkfError(f"workers {workers}: expected 1 or more, or 0 for as many as there are cores")
     if resume and outputs.journal is None:
-        raise NkfError("--resume: needs --json, --jsonl, --csv, --parquet or --annotate, beside which it is kept")
+        raise NkfError(
+            "--resume: needs --json, --jsonl, --csv, --parquet, --annotate or --explain, beside which it is kept"
+        )
     images = ImageInputs(inputs)
-    pictures = _annotated_files(images, outputs.annotate)
+    pictures = {option: _picture_files(images, folder) for option, folder in outputs.folders.items()}
     _check_outputs(images, outputs, pictures)
     workers = min(workers or usable_cores(), -(-len(images) // BATCH_FILES))
     predictor = Predictor(
@@ -96,14 +110,15 @@ def predict_all(
     for path in outputs.files:
         if path != _STANDARD_OUTPUT:
             check_place(path)
-    if outputs.annotate:
-        make_folder(outputs.annotate)
+    for folder in outputs.folders.values():
+        make_folder(folder)
     run = _Run(predictor, outputs, images, pictures, workers)
     with ExitStack() as stack:
         run.writers = [stack.enter_context(w) for w in outputs.writers(predictor.classes, standard_output=True)]
         if outputs.journal is None:
             return run.go(None)
-        known = asdict(settings) | {"sha256": predictor.info.sha256, "annotate": str(outputs.annotate)}
+        folders = {"annotate": str(outputs.annotate), "explain": str(outputs.explain)}
+        known = asdict(settings) | {"sha256": predictor.info.sha256} | folders
         with _journal(outputs.journal, known, resume) as journal:
             code = run.go(journal)
             _write_files(outputs, predictor.classes, journal)
@@ -141,7 +156,7 @@ class _Run:
     predictor: Predictor
     outputs: PredictOutputs
     images: ImageInputs
-    pictures: Sequence[Path]
+    pictures: Mapping[str, Sequence[Path]]
     workers: int
     writers: Sequence[Writer] = ()
 
@@ -152,8 +167,8 @@ class _Run:
         going = self.predictor.predict_files(files, workers=self.workers)
         tracked = track(going, "predicting", len(self.images) - done)
         for k, (image, prediction) in enumerate(zip(islice(self.images, done, None), tracked, strict=True), done):
+            prediction, problem = self._draw(prediction, image.file, k)
             document = prediction.to_dict()
-            problem = self._save_annotated(prediction, image.file, k)
             if journal:
                 journal.add(document, problem)
             for writer in self.writers:
@@ -187,26 +202,38 @@ class _Run:
             print("nkf:", problem, file=sys.stderr)
         return problem is not None
 
-    def _save_annotated(self, prediction: Prediction, image: Path, index: int) -> str | None:
-        """Draw one picture; returns what went wrong, if anything: the other images of a batch go on."""
+    def _draw(self, prediction: Prediction, image: Path, index: int) -> tuple[Prediction, str | None]:
+        """Draw the pictures of one image; returns the prediction, explained if that is wanted, and what went wrong, if
+        anything: the other images of a batch go on.
+        """
         if not self.pictures or prediction.status == "error":
-            return None
-        picture = self.pictures[index]
-        options: dict[str, Any] = {"format": "JPEG", "quality": 92} if picture.suffix == ".jpg" else {"format": "PNG"}
+            return prediction, None
         try:
-            with replacing(picture) as partial:
-                annotate(read_image(image), prediction).save(partial, exif=signature(_SOFTWARE), **options)
+            image_rgb = read_image(image)
         except ImageError as error:  # gone or changed since it was predicted
-            return str(error).replace("\n", " ")
-        except OSError as error:
-            return f"{picture}: cannot be written ({error.strerror or error})"
-        return None
+            return prediction, str(error).replace("\n", " ")
+        problems = []
+        if "annotate" in self.pictures:
+            problems += _save(annotate(image_rgb, prediction), self.pictures["annotate"][index], "annotate")
+        if "explain" in self.pictures and prediction.faces:
+            prediction = self.predictor.explain(image_rgb, prediction)
+            problems += _save(draw_explanations(image_rgb, prediction), self.pictures["explain"][index], "explain")
+        return prediction, "; ".join(problems) or None
 
 
-def _annotated_files(images: Iterable[InputImage], folder: Path | None) -> list[Path]:
-    """Name the annotated pictures: as their images, JPEG or else PNG; a name that is taken gets a number."""
-    if folder is None:
-        return []
+def _save(picture: Image.Image, file: Path, option: str) -> list[str]:
+    """Write a picture and sign it; returns what went wrong, if anything."""
+    options: dict[str, Any] = {"format": "JPEG", "quality": 92} if file.suffix == ".jpg" else {"format": "PNG"}
+    try:
+        with replacing(file) as partial:
+            picture.save(partial, exif=signature(_SOFTWARE + option), **options)
+    except OSError as error:
+        return [f"{file}: cannot be written ({error.strerror or error})"]
+    return []
+
+
+def _picture_files(images: Iterable[InputImage], folder: Path) -> list[Path]:
+    """Name the pictures of a folder: as their images, JPEG or else PNG; a name that is taken gets a number."""
     names = FreeNames()
     return [
         folder / names.take(image.file.stem, ".jpg" if image.file.suffix.lower() in (".jpg", ".jpeg") else ".png")
@@ -214,22 +241,26 @@ def _annotated_files(images: Iterable[InputImage], folder: Path | None) -> list[
     ]
 
 
-def _check_outputs(images: ImageInputs, outputs: PredictOutputs, pictures: Sequence[Path]) -> None:
+def _check_outputs(images: ImageInputs, outputs: PredictOutputs, pictures: Mapping[str, Sequence[Path]]) -> None:
     if outputs.parquet == _STANDARD_OUTPUT:
         raise NkfError("--parquet: needs a file, not standard output")
     for path in outputs.files:
         if path.is_dir():
             raise NkfError(f"{path}: a folder, expected a file to write")
-    resolved = [path.resolve() for path in outputs.files]
-    for k, path in enumerate(outputs.files):
+    places = [*outputs.files, *outputs.folders.values()]
+    resolved = [path.resolve() for path in places]
+    for k, path in enumerate(places):
         if resolved[k] in resolved[:k]:
             raise NkfError(f"{path}: two outputs cannot go to the same place")
-    if outputs.annotate and outputs.annotate.exists() and not outputs.annotate.is_dir():
-        raise NkfError(f"{outputs.annotate}: a file, expected a folder for annotated pictures")
-    check_no_input([*outputs.files, *pictures], images)
-    for picture in pictures:
-        if picture.exists() and not is_signed(picture, _SOFTWARE):
-            raise NkfError(f"{picture}: exists and is no annotated picture of nkf; choose another --annotate folder")
+    for option, folder in outputs.folders.items():
+        if folder.exists() and not folder.is_dir():
+            raise NkfError(f"{folder}: a file, expected a folder for {_KINDS[option]} pictures")
+    check_no_input([*outputs.files, *(file for files in pictures.values() for file in files)], images)
+    for option, files in pictures.items():
+        for file in files:
+            if file.exists() and not is_signed(file, _SOFTWARE + option):
+                kind = _KINDS[option]
+                raise NkfError(f"{file}: exists and is no {kind} picture of nkf; choose another --{option} folder")
 
 
 def _stream_or_file(path: Path) -> Path | TextIO:

@@ -1,8 +1,5 @@
 """Draw explanations: the face with its keypoints as discs, beside it the attention, and what the regions add."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -10,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from nkf.explain import Explanation
 from nkf.geometry import NUM_LANDMARKS, Points, box_transform, crop_transform, transform_points
 from nkf.images import ImageRGB, warp_similarity, whole_box
+from nkf.predict import FacePrediction, Prediction
 
 MAX_FACES = 8  # in one picture; more would be too high to look at
 
@@ -23,28 +21,29 @@ _LARGEST, _SMALLEST = 0.03, 0.004  # radius of a disc, in sides of that picture
 Colour = tuple[int, int, int]
 
 
-class Explained(NamedTuple):
-    """A face and why: `image_rgb` (H, W, 3), `landmarks_px` (68, 2) in it, probability of the explained expression."""
-
-    image_rgb: ImageRGB
-    landmarks_px: Points
-    confidence: float
-    explanation: Explanation
-
-
-def draw_explanations(faces: Sequence[Explained]) -> Image.Image:
-    """Draw faces below each other, the first `MAX_FACES` of them, one at least.
+def draw_explanations(image_rgb: ImageRGB, prediction: Prediction) -> Image.Image:
+    """Draw the faces that have an explanation below each other, at most `MAX_FACES`, the largest of them.
 
     On the left a keypoint's disc is the larger the more covering it changes, warm where it speaks for the expression
     and cold where it speaks against it; then, if the network has it, what the attention gives each keypoint; on the
     right the mean of each region. All are to the scale of their own face, whose largest values are written beside.
+
+    Args:
+        image_rgb: the (H, W, 3) image that `prediction` is about.
+        prediction: that `nkf.predict.Predictor.explain` has explained.
+
+    Raises:
+        ValueError: when no face has an explanation.
     """
-    with_attention = faces[0].explanation.attention is not None  # all are of one network
+    faces = [(face, face.explanation) for face in prediction.faces if face.explanation is not None][:MAX_FACES]
+    if not faces:
+        raise ValueError(f"{len(prediction.faces)} faces, none with an explanation; expected one at least")
+    with_attention = faces[0][1].attention is not None  # all are of one network
     width = _GAP + (_FACE + _GAP) * (2 if with_attention else 1) + _SIDE + _GAP
     row = _HEAD + _FACE + _GAP
-    picture = Image.new("RGB", (width * _SMOOTH, row * len(faces[:MAX_FACES]) * _SMOOTH), _DARK)
-    for number, face in enumerate(faces[:MAX_FACES]):
-        _Row(picture, number * row).draw(face)
+    picture = Image.new("RGB", (width * _SMOOTH, row * len(faces) * _SMOOTH), _DARK)
+    for number, (face, explanation) in enumerate(faces):
+        _Row(picture, number * row).draw(image_rgb, face, explanation)
     return picture.reduce(_SMOOTH)
 
 
@@ -55,9 +54,8 @@ class _Row:
         self._picture, self._top = picture, top
         self._draw = ImageDraw.Draw(picture, "RGBA")
 
-    def draw(self, face: Explained) -> None:
-        explanation = face.explanation
-        crop_rgb, points = _view(face.image_rgb, face.landmarks_px, _FACE * _SMOOTH)
+    def draw(self, image_rgb: ImageRGB, face: FacePrediction, explanation: Explanation) -> None:
+        crop_rgb, points = _view(image_rgb, face.landmarks_px, _FACE * _SMOOTH)
         contributions, attention = explanation.contributions, explanation.attention
         x = _GAP
         self._text(x, 26, f"speaks for or against {explanation.expression}", 17, _LIGHT)
@@ -68,7 +66,7 @@ class _Row:
             self._text(x, 26, "what the attention gives", 17, _LIGHT)
             self._face(x, crop_rgb, points, attention / attention.max(), _GIVEN)
             x += _FACE + _GAP
-        self._text(x, 26, f"{explanation.expression} {face.confidence:.0%}", 22, _FOR)
+        self._text(x, 26, f"{face.expression}{'' if face.status == 'ok' else '?'} {face.confidence:.0%}", 22, _FOR)
         self._bars(x, explanation)
         self._legend(x, explanation)
 

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,11 @@ from PIL import Image
 
 from nkf.detectors import Detector
 from nkf.errors import ImageError, NkfError
+from nkf.explain import Explanation, explain_face
 from nkf.faces import Face, to_batch
 from nkf.finder import FaceFinder, align_face
 from nkf.geometry import NUM_LANDMARKS, Points
-from nkf.images import ImageRGB, decode_image, read_image, to_rgb, upright
+from nkf.images import ImageRGB, align, decode_image, read_image, to_rgb, upright
 from nkf.quality import Problem
 from nkf.runtime import Device, load_expression_model
 from nkf.weights import DEFAULT_FAN, DEFAULT_MODEL, WeightsInfo
@@ -37,7 +38,8 @@ class FacePrediction:
     `box_xyxy` is (4,), `detection_score` in [0, 1], `landmarks_px` (68, 2), and `landmark_spread_px` (68,) their
     expected distances to the truth; `probabilities` sum to 1 over the model's classes, in its order, and `expression`
     is the most probable of them; `problems` tell why a face is of low quality (see `nkf.quality`). An expression with
-    less than `min_confidence`, in [0, 1], is ``uncertain``.
+    less than `min_confidence`, in [0, 1], is ``uncertain``. `explanation` is there when it was asked for, see
+    `Predictor.explain`.
     """
 
     box_xyxy: NDArray[np.float64]
@@ -48,6 +50,7 @@ class FacePrediction:
     probabilities: dict[str, float]
     problems: tuple[Problem, ...] = ()
     min_confidence: float = 0.0
+    explanation: Explanation | None = None
 
     def __post_init__(self) -> None:
         shapes = {"box_xyxy": (4,), "landmarks_px": (NUM_LANDMARKS, 2), "landmark_spread_px": (NUM_LANDMARKS,)}
@@ -71,7 +74,8 @@ class FacePrediction:
         return self.probabilities[self.expression]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values: coordinates to 0.01 px, probabilities to 1e-6."""
+        """Plain values: coordinates to 0.01 px, probabilities to 1e-6; ``explanation`` only when there is one."""
+        explanation = {} if self.explanation is None else {"explanation": self.explanation.to_dict()}
         return {
             "box_xyxy": _rounded(self.box_xyxy, 2),
             "detection_score": round(self.detection_score, 4),
@@ -81,6 +85,7 @@ class FacePrediction:
             "probabilities": {name: round(value, 6) for name, value in self.probabilities.items()},
             "status": self.status,
             "problems": list(self.problems),
+            **explanation,
         }
 
 
@@ -205,6 +210,26 @@ class Predictor:
             self._describe(image, path, [(face, next(rows)) for face in faces])
             for image, path, faces in zip(images_rgb, paths or [None] * len(images_rgb), found, strict=True)
         ]
+
+    def explain(self, image: ImageInput, prediction: Prediction) -> Prediction:
+        """Find out which keypoints carried the expression of each face (see `nkf.explain`), in 69 runs of the network.
+
+        Args:
+            image: that `prediction` is about, as in a call.
+            prediction: of this predictor.
+
+        Returns:
+            The prediction, with `FacePrediction.explanation`.
+
+        Raises:
+            ImageError: when the image cannot be read, or is none.
+        """
+        image_rgb, size, faces = _read(image), self.info.input_size, []
+        for face in prediction.faces:
+            crop_rgb, landmarks_px = align(image_rgb, face.landmarks_px, size, face.box_xyxy)
+            why = explain_face(self._model, crop_rgb, landmarks_px, self.classes.index(face.expression))
+            faces.append(replace(face, explanation=why))
+        return replace(prediction, faces=tuple(faces))
 
     def predict_files(self, paths: Iterable[str | Path], *, workers: int = 1) -> Iterator[Prediction]:
         """Predict files in their order; one that cannot be read gives status ``error`` and no exception.

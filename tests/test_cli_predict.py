@@ -166,13 +166,15 @@ def test_an_improbable_expression_is_told(run, photos):
     ("arguments", "message"),
     [
         (["--workers", "-1"], "workers -1: expected 1 or more"),
-        (["--resume"], "--resume: needs --json, --jsonl, --csv, --parquet or --annotate"),
+        (["--resume"], "--resume: needs --json, --jsonl, --csv, --parquet, --annotate or --explain"),
         (["--resume", "--json", "-"], "--resume: needs"),
         (["--parquet", "-"], "--parquet: needs a file"),
         (["--min-confidence", "2"], "min_confidence 2.0: expected 0 to 1"),
         (["--min-face", "3"], "min_face_px 3: smaller faces than 24 pixels cannot be found"),
         (["--min-face", "30", "--detector", "none"], "min_face_px: for our own detector alone"),
         (["--csv", "x", "--parquet", "./x"], "two outputs cannot go to the same place"),
+        (["--annotate", "x", "--explain", "x"], "two outputs cannot go to the same place"),
+        (["--explain", "in/02.jpg"], "in/02.jpg: a file, expected a folder for explained pictures"),
     ],
 )
 def test_mistakes(run, photos, tmp_path, arguments, message):
@@ -181,3 +183,30 @@ def test_mistakes(run, photos, tmp_path, arguments, message):
     assert (code, out, len(err)) == (2, [], 1)
     assert message in err[0]
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_explanations_are_drawn_and_told(run, photos, tmp_path):
+    inputs = [photos / name for name in ("00.jpg", "01.jpg", "02.jpg", "03.jpg")]
+    arguments = ("predict", *inputs, "--json", "a.json", "--annotate", "drawn", "--explain", "why")
+    code, _, err = run(*arguments)
+    assert (code, len(err)) == (1, 1)  # 01.jpg is broken
+    nothing, _, first, second = json.loads(Path("a.json").read_text())
+    assert nothing["faces"] == []
+    for document in (first, second):
+        (face,) = document["faces"]
+        assert face["explanation"]["expression"] == face["expression"]
+        assert len(face["explanation"]["contributions"]) == 68
+    assert sorted(os.listdir("why")) == ["02.jpg", "03.jpg"]
+    assert sorted(os.listdir("drawn")) == ["00.jpg", "02.jpg", "03.jpg"]
+    assert run(*arguments)[0] == 1  # its own pictures may be replaced
+    Image.new("RGB", (8, 8)).save("why/02.jpg")
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "why/02.jpg: exists and is no explained picture of nkf; choose another --explain folder" in err[0]
+
+
+def test_without_explain_there_is_none(run, photos, tmp_path):
+    run("predict", photos / "02.jpg", "--json", "a.json")
+    (document,) = json.loads(Path("a.json").read_text())
+    assert document["faces"]
+    assert all("explanation" not in face for face in document["faces"])

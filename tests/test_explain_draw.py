@@ -4,18 +4,23 @@ import numpy as np
 import pytest
 
 from nkf.explain import REGIONS, Explanation
-from nkf.explain_draw import MAX_FACES, Explained, draw_explanations
+from nkf.explain_draw import MAX_FACES, draw_explanations
 from nkf.geometry import MEAN_SHAPE
+from nkf.predict import FacePrediction, Prediction
 
 FACE, LEFT, SECOND, TOP = 360, 20, 400, 44  # side of a face in the picture, and where the two of them begin
 WARM, COLD, GIVEN = (255, 150, 46), (74, 150, 255), (72, 214, 160)
 LANDMARKS = MEAN_SHAPE * 200 + 30  # of a face in a grey picture of 260 pixels
 
 
-def explained(contributions=None, attention=None, landmarks_px=LANDMARKS):
+def drawn(contributions=None, attention=None, landmarks_px=LANDMARKS, faces=1):
     contributions = np.linspace(-1, 1, 68) if contributions is None else np.asarray(contributions, np.float64)
     explanation = Explanation("fear", contributions, attention, dict.fromkeys(REGIONS, 0.0))
-    return Explained(np.full((260, 260, 3), 90, np.uint8), landmarks_px, 0.5, explanation)
+    face = FacePrediction(
+        np.array([30, 30, 230, 230.0]), 0.9, landmarks_px, np.ones(68), "fear", {"fear": 1.0}, explanation=explanation
+    )
+    prediction = Prediction("a.jpg", 260, 260, "ok", faces=(face,) * faces)
+    return draw_explanations(np.full((260, 260, 3), 90, np.uint8), prediction)
 
 
 def one(keypoint, value):
@@ -33,7 +38,7 @@ def one(keypoint, value):
     ],
 )
 def test_faces_stand_below_each_other(faces, attention, size):
-    picture = draw_explanations([explained(attention=attention)] * faces)
+    picture = drawn(attention=attention, faces=faces)
     assert picture.mode == "RGB"
     assert picture.size == size
 
@@ -48,21 +53,21 @@ def middle_of(picture, colour, left):
 @pytest.mark.parametrize("keypoint", [8, 30, 36, 45, 54])
 @pytest.mark.parametrize(("value", "colour", "other"), [(2.5, WARM, COLD), (-0.3, COLD, WARM)])
 def test_the_disc_of_a_contribution_is_where_its_keypoint_is(keypoint, value, colour, other):
-    picture = draw_explanations([explained(one(keypoint, value))])
+    picture = drawn(one(keypoint, value))
     expected = (MEAN_SHAPE[keypoint] - 0.5) * 0.9 + 0.5  # the mean shape lies in the crop as it is
     np.testing.assert_allclose(middle_of(picture, colour, LEFT), expected, atol=0.03)
     assert middle_of(picture, other, LEFT) is None
 
 
 def test_the_attention_has_a_face_of_its_own():
-    picture = draw_explanations([explained(one(8, 1.0), one(54, 1.0))])
+    picture = drawn(one(8, 1.0), one(54, 1.0))
     assert middle_of(picture, GIVEN, LEFT) is None
     np.testing.assert_allclose(middle_of(picture, GIVEN, SECOND), (MEAN_SHAPE[54] - 0.5) * 0.9 + 0.5, atol=0.03)
 
 
 def test_larger_contributions_have_larger_discs():
     def area(values):
-        face = np.asarray(draw_explanations([explained(values)]), np.int32)[TOP : TOP + FACE, LEFT : LEFT + FACE]
+        face = np.asarray(drawn(values), np.int32)[TOP : TOP + FACE, LEFT : LEFT + FACE]
         warm = face[..., 0] - face[..., 2] > 20
         return warm[: FACE // 2].sum(), warm[FACE // 2 :].sum()  # the eye, the mouth
 
@@ -72,4 +77,9 @@ def test_larger_contributions_have_larger_discs():
 
 @pytest.mark.parametrize("landmarks_px", [np.full((68, 2), 100.0), LANDMARKS + 400])
 def test_odd_landmarks_and_no_contributions_are_drawn_too(landmarks_px):
-    assert draw_explanations([explained(np.zeros(68), landmarks_px=landmarks_px)]).size == (710, 424)
+    assert drawn(np.zeros(68), landmarks_px=landmarks_px).size == (710, 424)
+
+
+def test_there_must_be_an_explanation():
+    with pytest.raises(ValueError, match="0 faces, none with an explanation"):
+        draw_explanations(np.zeros((9, 9, 3), np.uint8), Prediction("a.jpg", 9, 9, "no_face"))

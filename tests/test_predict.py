@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from nkf.errors import ImageError, NkfError
+from nkf.explain import explain_face
 from nkf.faces import Face
+from nkf.finder import align_face
 from nkf.geometry import upright_square
 from nkf.predict import BATCH_FILES, FacePrediction, Prediction, Predictor, best_status
 
@@ -265,3 +267,25 @@ def test_face_prediction_is_checked_when_made(fields, message):
     good |= {"landmarks_px": np.zeros((68, 2)), "landmark_spread_px": np.zeros(68)}
     with pytest.raises(ValueError, match=message):
         FacePrediction(BOX, 0.9, **(good | fields))
+
+
+def test_explain_asks_the_network_about_the_faces_as_they_were_predicted(predictor, portrait_path, monkeypatch):
+    seen = []
+
+    def explain(model, crop_rgb, landmarks_px, index):
+        seen.append((crop_rgb, landmarks_px, index))
+        return explain_face(model, crop_rgb, landmarks_px, index)
+
+    predicted = []
+    monkeypatch.setattr("nkf.predict.explain_face", explain)
+    monkeypatch.setattr("nkf.predict.align_face", lambda *a: predicted.append(align_face(*a)) or predicted[-1])
+    prediction = predictor(portrait_path)
+    explained = predictor.explain(portrait_path, prediction)
+    ((crop_rgb, landmarks_px, index),) = seen
+    np.testing.assert_array_equal(crop_rgb, predicted[0][0])
+    np.testing.assert_allclose(landmarks_px, predicted[0][1])
+    assert predictor.classes[index] == prediction.faces[0].expression
+    (face,) = explained.to_dict()["faces"]
+    assert face.pop("explanation") == explained.faces[0].explanation.to_dict()
+    assert [face] == prediction.to_dict()["faces"]
+    assert json.loads(json.dumps(explained.to_dict()))["faces"][0]["explanation"]["attention"] is None
