@@ -1,5 +1,6 @@
 """Configuration of a training run: pydantic models that refuse unknown keys, read from and written to YAML."""
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -38,6 +39,10 @@ _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "teacher": ("expression",),
     "start_landmark_trunk": ("expression",),
 }
+# PyYAML turns text into values without looking: ``!!int ''`` is an IndexError, ``!!bool x`` a KeyError, and so on.
+_YAML_ERRORS = (
+    yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError
+)  # fmt: skip
 _SYSTEMS = {str(one.model_fields["system"].default): one for one in get_args(get_args(Network)[0])}
 _POSTERS = ("poster", "poster_pp")
 _WITHOUT_BACKBONE = (*_POSTERS, "efficientface")
@@ -242,8 +247,9 @@ def read_yaml(file: Path) -> Any:
         return yaml.safe_load(file.read_text())
     except OSError as error:
         raise NkfError(f"{file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise NkfError(f"{file}: not valid YAML ({str(error).splitlines()[0]})") from error
+    except _YAML_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NkfError(f"{file}: not valid YAML ({reason})") from error
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,7 +292,7 @@ def _setting(text: str) -> dict[str, Any]:
         raise NkfError(f"setting {text!r}: expected KEY=VALUE, such as epochs=2 or network.sigma=0.1")
     try:
         content = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except _YAML_ERRORS as error:
         raise NkfError(f"setting {text!r}: its value is not valid YAML") from error
     for part in reversed(key.split(".")):
         content = {part: content}
@@ -322,7 +328,17 @@ def validated(content: Any, source: str, model: type[BaseModel] = TrainConfig) -
         reason = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
         if first["type"] == "value_error" and not where:  # about several fields, which the reason names
             raise NkfError(f"{source}: {reason}") from error
-        raise NkfError(f"{source}: {where or 'all of it'}: {reason}, got {first['input']!r:.60}") from error
+        raise NkfError(f"{source}: {where or 'all of it'}: {reason}, got {_shown(first['input'])}") from error
+
+
+def _shown(value: Any) -> str:
+    """A value in a few characters; written out, one that YAML's aliases repeat may fill the memory."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 60
+    try:
+        return f"{short.repr(value):.60}"
+    except ValueError:  # Python does not write whole numbers of thousands of digits
+        return "a number of thousands of digits"
 
 
 def _written(place: tuple[int | str, ...]) -> list[int | str]:

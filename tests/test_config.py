@@ -63,6 +63,11 @@ def test_networks_that_systems_start_from_are_those_that_configurations_make(fil
         assert (config.network.system in ("poster", "poster_pp")) == (config.start_landmark_trunk is not None)
 
 
+# Lists of lists, ten times each: a billion words when written out.
+_LISTS = [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 10)]
+ALIASES = "\n".join(["a0: &a0 [x]", *_LISTS, "name: *a9"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -169,6 +174,18 @@ def test_networks_that_systems_start_from_are_those_that_configurations_make(fil
             r"protocol: .*the split test is never trained on",
         ),
         ("name: [", r"not valid YAML"),
+        ("[" * 5000, r"not valid YAML \(maximum recursion depth exceeded"),
+        ("epochs: " + "9" * 5000, r"not valid YAML \(Exceeds the limit"),
+        ("name: 2001-99-99", r"not valid YAML \(month must be in 1\.\.12"),
+        ("name: !!bool x", r"not valid YAML \('x'\)"),
+        ("name: !!int ''", r"not valid YAML \(string index out of range\)"),
+        ("name: !!timestamp x", r"not valid YAML \("),
+        ("name: &a [*a]", r"name: Input should be a valid string, got \[\[\["),
+        (
+            f"seed: 0x{'f' * 5000}\nname: a\ntask: expression\ndata: [x]",
+            r"seed: .* got a number of thousands of digits$",
+        ),
+        (ALIASES, r"name: Input should be a valid string, got \[\["),
         ("just text", r"Input should be a valid dictionary"),
     ],
 )
@@ -188,6 +205,8 @@ def test_overrides_are_checked_like_the_file() -> None:
         override(config, seed=-1)
     with pytest.raises(NkfError, match="trained on one pack, got 2"):
         override(config, data=(Path("x"), Path("y")))
+    with pytest.raises(NkfError, match=r"^setting 'seed=2001-99-99': its value is not valid YAML$"):
+        override(config, ["seed=2001-99-99"])
 
 
 @pytest.mark.parametrize(
