@@ -197,9 +197,12 @@ def load_grid(file: Path) -> Grid:
     content = read_yaml(file)
     if isinstance(content, Mapping) and isinstance(content.get("base"), str):
         content = {**content, "base": read_yaml(Path(content["base"]))}
-    grid = validated(content, str(file), Grid)
-    for row in grid.rows:
-        grid.config(row, grid.repeats[0])
+    try:
+        grid = validated(content, str(file), Grid)
+        for row in grid.rows:
+            grid.config(row, grid.repeats[0])
+    except RecursionError as error:
+        raise NkfError(f"{file}: a part of it that holds itself, by an alias (*NAME)") from error
     return grid
 
 
@@ -372,7 +375,7 @@ def read_damage(file: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(file.read_text())
         {name: float(share) for name, share in content["accuracy"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise NkfError(f"{file}: not what an ablation measured ({error}); remove it to measure again") from error
     return content
 

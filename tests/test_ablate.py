@@ -287,6 +287,7 @@ def test_noise_that_is_asked_for_later_is_measured(
         (b"PK\x03\x04 cut", Measured.read),
         (b"{}", read_damage),
         (b'{"accuracy": [1]}', read_damage),
+        (b"[" * 100_000, read_damage),
         (b"\xff", read_damage),
     ],
 )
@@ -294,6 +295,15 @@ def test_damaged_results_are_refused_in_one_line(content: bytes, read: Any, tmp_
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(NkfError, match=r"file: not what an ablation measured \(.*\); remove it to measure again$"):
         read(tmp_path / "file")
+
+
+def test_a_grid_that_holds_itself(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(
+        "base: &a {network: *a}\nrepeats: [{seed: 0}, {seed: 1}]\nrows: {a: &b {network: *b}, b: {}}\n"
+        "studies: {s: {title: t, reference: a, rows: [a, b]}}\n"
+    )
+    with pytest.raises(NkfError, match=r"grid\.yaml: a part of it that holds itself, by an alias \(\*NAME\)$"):
+        load_grid(tmp_path / "grid.yaml")
 
 
 def test_folder_names() -> None:
