@@ -102,7 +102,7 @@ def read_figures(evaluation: Path, model: str) -> dict[str, Any]:
         if content["model"] != model:
             raise NkfError(f"{evaluation}: about the model {content['model']!r}, not {model!r}")
         return {title: {key: content[key] for key in _FIGURES}}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise NkfError(f"{evaluation}: not an evaluation.json of nkf ({error})") from error
 
 
@@ -122,7 +122,7 @@ def read_calibration(file: Path, model: str) -> Calibration:
     except ValidationError as error:
         first = error.errors()[0]
         raise NkfError(f"{file}: not a calibration.json of nkf ({first['loc'][0]}: {first['msg']})") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise NkfError(f"{file}: not a calibration.json of nkf ({error})") from error
 
 

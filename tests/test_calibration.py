@@ -17,7 +17,7 @@ from nkf.config import NetworkConfig
 from nkf.data.splitting import folds
 from nkf.errors import NkfError
 from nkf.evaluate import evaluate
-from nkf.export import export, read_calibration
+from nkf.export import export, read_calibration, read_figures
 from nkf.machine import machine
 from nkf.models import count_parameters, create_model, load_model, save_model
 from nkf.report_calibration import draw_coverage, draw_reliability
@@ -327,6 +327,7 @@ def test_sidecar_with_an_impossible_calibration(network_file: Path, tmp_path: Pa
     [
         ("no json", r"c\.json: not a calibration\.json of nkf \(Expecting value"),
         ("{}", r"not a calibration\.json of nkf \('model'\)"),
+        ("[" * 100_000, r"not a calibration\.json of nkf \(maximum recursion depth"),
         ('{"model": "other"}', "about the model 'other', not 'net'"),
     ],
 )
@@ -334,6 +335,13 @@ def test_unusable_calibration_file(tmp_path: Path, content: str, message: str) -
     (tmp_path / "c.json").write_text(content)
     with pytest.raises(NkfError, match=message):
         read_calibration(tmp_path / "c.json", "net")
+
+
+@pytest.mark.parametrize("content", ["no json", "[]", "{}", "[" * 100_000])
+def test_unusable_evaluation_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "e.json").write_text(content)
+    with pytest.raises(NkfError, match=r"e\.json: not an evaluation\.json of nkf \("):
+        read_figures(tmp_path / "e.json", "net")
 
 
 def test_impossible_temperature_in_a_file_is_named(tmp_path: Path) -> None:
