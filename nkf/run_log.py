@@ -47,9 +47,11 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
     """Whole lines of the log; what a kill left after the last of them is not looked at."""
     file = folder / "log.jsonl"
     try:
-        lines: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().split("\n")[:-1]]
-        for line in lines:
-            int(line["step"]), float(line["time"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return [_numbers(json.loads(line)) for line in file.read_text().split("\n")[:-1]]
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise NkfError(f"{file}: no log of a training run ({error}); remove the folder to run it again") from error
-    return lines
+
+
+def _numbers(line: dict[str, Any]) -> dict[str, Any]:
+    loss = {"loss": float(line["loss"])} if "loss" in line else {}
+    return line | {"step": int(line["step"]), "time": float(line["time"])} | loss

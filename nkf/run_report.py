@@ -166,7 +166,7 @@ def read_log(run: Path) -> RunLog:
         try:
             row = json.loads(line)
             rows.append({**row, "step": int(row["step"]), "time": float(row.get("time", 0))})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             if number < len(lines):
                 raise NkfError(f"{file}: damaged in line {number}, expected one JSON object with a step") from error
     if not rows:

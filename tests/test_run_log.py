@@ -47,7 +47,19 @@ def test_losses_are_means_of_first_and_last_tenth(tmp_path: Path, count: int, fi
     assert (told["steps"], told["first_loss"], told["last_loss"]) == (20 * count, first, last)
 
 
-@pytest.mark.parametrize("content", ["no log\n", '{"step": 1}\n', "[1]\n", '{"step": "x", "time": 1}\n', None])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "no log\n",
+        '{"step": 1}\n',
+        "[1]\n",
+        '{"step": "x", "time": 1}\n',
+        '{"step": Infinity, "time": 1}\n',
+        '{"step": 1, "time": 1, "loss": {}}\n',
+        "[" * 100_000 + "\n",
+        None,
+    ],
+)
 def test_a_damaged_log_is_one_line(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "log.jsonl").write_text(content)

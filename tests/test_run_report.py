@@ -262,7 +262,10 @@ def test_text_is_escaped(made_run: Any, tmp_path: Path) -> None:
 def test_mistakes_are_one_line_and_write_nothing(made_run: Any, tmp_path: Path) -> None:
     good, out = made_run(), tmp_path / "report.html"
     bare, silent, empty, broken, odd = (tmp_path / name for name in ("bare", "silent", "empty", "broken", "odd"))
-    for folder, log in ((silent, None), (empty, ""), (broken, '{"step": 1}\n[]\n{"step": 2}\n'), (odd, LOG)):
+    endless, deep = tmp_path / "endless", tmp_path / "deep"
+    logs = ((silent, None), (empty, ""), (broken, '{"step": 1}\n[]\n{"step": 2}\n'), (odd, LOG))
+    more = ((endless, '{"step": Infinity}\n{"step": 2}\n'), (deep, "[" * 100_000 + '\n{"step": 2}\n'))
+    for folder, log in (*logs, *more):
         folder.mkdir()
         (folder / "config.yaml").write_text("name: a\n" if folder != odd else "- a\n")
         if log is not None:
@@ -272,6 +275,8 @@ def test_mistakes_are_one_line_and_write_nothing(made_run: Any, tmp_path: Path) 
         (silent, {}, "silent: the run has logged nothing yet; go on with 'nkf train'"),
         (empty, {}, "empty: the run has logged nothing yet; go on with 'nkf train'"),
         (broken, {}, "log.jsonl: damaged in line 2, expected one JSON object with a step"),
+        (endless, {}, "log.jsonl: damaged in line 1, expected one JSON object with a step"),
+        (deep, {}, "log.jsonl: damaged in line 1, expected one JSON object with a step"),
         (odd, {}, "config.yaml: no configuration, expected keys and values"),
         (good, {"worst": -1}, "worst -1: expected a number of mistakes, 0 or more"),
         (good, {"data": tmp_path}, "no pack (manifest.json is unreadable)"),
