@@ -122,7 +122,10 @@ class FolderSource:
             self.warnings.append(f"left out {name!a}: {reason}")
 
     def has(self, name: str) -> bool:
-        return (self.path / name).is_file()
+        try:
+            return (self.path / name).is_file()
+        except OSError:  # a name that is too long, for one
+            return False
 
     def open(self, name: str) -> IO[bytes]:
         file = self.path / name

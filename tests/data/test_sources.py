@@ -76,6 +76,7 @@ def test_children(tmp_path: Path, make: Make) -> None:
 def test_has(tmp_path: Path, make: Make) -> None:
     with open_source(make(tmp_path / "source", FILES)) as source:
         assert [source.has(name) for name in ("a/1.png", "a", "a/b", "1.png", "a/2.png")] == [True, *[False] * 4]
+        assert not source.has("long" * 1000)
 
 
 @each_source
