@@ -138,7 +138,7 @@ def _parquet_file(source: Source, name: str, where: str) -> Iterator[Any]:
     with _seekable(source, name, where) as stream:
         try:
             yield pyarrow.parquet.ParquetFile(stream)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise NkfError(f"{where}: not a readable Parquet file ({reason})") from error
 

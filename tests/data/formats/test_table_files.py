@@ -47,6 +47,16 @@ def test_no_more_than_a_limit_is_unpacked(tmp_path: Path, monkeypatch: pytest.Mo
             open_table(source, "t.parquet")
 
 
+def test_text_that_is_no_text(tmp_path: Path) -> None:
+    """Parquet keeps text as bytes, and damage may be found no earlier than when they are decoded."""
+    column = pyarrow.array([b"\xb5.png", b"1.png"], pyarrow.binary()).cast(pyarrow.string(), safe=False)
+    path = save_zip(tmp_path / "a.zip", label=column)
+    with open_source(path) as source:
+        table = open_table(source, "t.parquet")
+        with pytest.raises(NkfError, match=r"t\.parquet: not a readable Parquet file \('utf-8' codec can't decode"):
+            list(table.rows())
+
+
 def test_whole_numbers_of_a_table(tmp_path: Path) -> None:
     path = save_zip(
         tmp_path / "a.zip",
