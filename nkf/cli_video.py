@@ -74,4 +74,44 @@ def video(
     return predict_video(clip, VideoOutputs(json, jsonl, csv, parquet, annotate, timeline), settings)
 
 
-VIDEO_COMMANDS: CommandTable = {"video": video}
+def webcam(
+    *,
+    source: Source = None,
+    seconds: Number = None,
+    model: Name = DEFAULT_MODEL,
+    detector: Name = "auto",
+    device: Device = "auto",
+    min_confidence: Number = None,
+    smooth_seconds: float = 0.5,
+    jsonl: File = None,
+    window: bool = False,
+) -> int:
+    """Watch a camera and tell the expressions of the faces in front of it, live.
+
+    Shows each track's smoothed probabilities in the terminal, always of the newest frame: those that there is no time
+    for are dropped. Nothing is recorded unless --jsonl asks for it, and pictures never. Ctrl-C ends it. Exit code 0: it
+    ended; 1: the camera went away, or the file is damaged; 2: the command is wrong, or there is no camera.
+
+    Examples:
+      nkf webcam
+      nkf webcam --source /dev/video2 --window
+      nkf webcam --source clip.mp4 --seconds 10 --jsonl log.jsonl
+
+    Args:
+        source: a camera as FFmpeg calls it, or a video file that is played in its place; by default the first camera
+        seconds: stop after so long
+        model: expression network: a packaged name (see "nkf models"), a run folder, or a weights file
+        detector: auto (our own, nkf), nkf, centerface, or none (each frame is one face already)
+        device: where the networks run; auto takes CUDA if it is available
+        min_confidence: 0 to 1, below which an expression is uncertain; by default the model's own
+        smooth_seconds: time constant of the smoothed probabilities; 0 does not smooth
+        jsonl: write one object a frame and line, when it ends ("-": to standard output, at once)
+        window: show the frames with boxes, landmarks and expressions in a window instead
+    """
+    from nkf.webcam import WebcamSettings, watch
+
+    settings = WebcamSettings(source, model, detector, device, min_confidence, smooth_seconds, seconds)
+    return watch(settings, jsonl=jsonl, window=window)
+
+
+VIDEO_COMMANDS: CommandTable = {"video": video, "webcam": webcam}

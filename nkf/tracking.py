@@ -58,10 +58,12 @@ class FaceTracker:
 
         Args:
             max_distance: between a face and where its track expects it, in face sizes (longer side of the landmarks).
-            max_gap_s: for which a face that is not found keeps its track.
+            max_gap_s: for which a face that is not found keeps its track; one that was in the last frame may be in this
+                one, however much time lies between them.
         """
         self._max_distance, self._max_gap_s = max_distance, max_gap_s
         self._tracks: list[_Track] = []
+        self._last_s = -math.inf
         self._next_number = 0
 
     def __call__(self, landmarks_px: Sequence[Points], time_s: float) -> list[int]:
@@ -75,7 +77,8 @@ class FaceTracker:
             ValueError: when landmarks have another shape or are not finite.
         """
         faces = [_checked(points) for points in landmarks_px]
-        tracks = [track for track in self._tracks if time_s - track.time_s <= self._max_gap_s]
+        remembered_s = min(time_s - self._max_gap_s, self._last_s)
+        tracks = [track for track in self._tracks if track.time_s >= remembered_s]
         distances = np.array([[track.distance(points, time_s) for points in faces] for track in tracks])
         pairs = nearest_pairs(distances.reshape(len(tracks), len(faces)), self._max_distance)
         numbers = []
@@ -88,7 +91,7 @@ class FaceTracker:
                 self._next_number += 1
                 tracks.append(track)
             numbers.append(track.number)
-        self._tracks = tracks
+        self._tracks, self._last_s = tracks, time_s
         return numbers
 
     @property

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -114,7 +115,7 @@ def require_av() -> None:
 
 
 def camera_frames(name: str | None = None) -> Iterator[VideoFrame]:
-    """Yield the frames of a camera as they come, until the iterator is closed.
+    """Yield the frames of a camera as they come, until the iterator is closed; the first one's time is 0.
 
     Args:
         name: as FFmpeg calls it on this platform (``/dev/video1``, ``video=Integrated Camera``); None: the first one.
@@ -128,7 +129,10 @@ def camera_frames(name: str | None = None) -> Iterator[VideoFrame]:
     kind, first = _CAMERAS.get(sys.platform, _CAMERAS["linux"])
     try:
         with av.open(name or first, format=kind) as container:
+            first_s: float | None = None
             for number, frame in enumerate(container.decode(video=0)):
-                yield VideoFrame(number, float(frame.time or 0.0), upright_rgb(frame))
+                now_s = time.monotonic() if frame.time is None else frame.time
+                first_s = now_s if first_s is None else first_s
+                yield VideoFrame(number, now_s - first_s, upright_rgb(frame))
     except (av.FFmpegError, ValueError) as error:
         raise NkfError(f"{name or first}: no camera that can be read ({reason(error)})") from error

@@ -6,7 +6,7 @@ expression after the raw probabilities.
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from fractions import Fraction
@@ -32,6 +32,7 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov")
 TRACK_COLOURS = ((255, 193, 37), (86, 204, 242), (255, 138, 128), (129, 230, 140), (214, 162, 255), (255, 255, 255))
 _DARK = (18, 20, 26)
 _CLOSED_GROUPS = ("right_eye", "left_eye", "outer_lip", "inner_lip")
+_Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
 _CLOCK_HZ = 90_000  # of the timestamps written: fine enough for any frame rate
 
 
@@ -147,7 +148,6 @@ class OverlayWriter:
         self._stack = ExitStack()
         self._stream: Any = None
         self._last_pts = -1
-        self._step = _CLOCK_HZ // 30
 
     def __enter__(self) -> Self:
         return self
@@ -177,10 +177,7 @@ class OverlayWriter:
         picture = draw_tracks(image_rgb, prediction.faces)
         frame = av.VideoFrame.from_ndarray(self._fitted(picture), format="rgb24")
         frame.pts = max(round((prediction.time_s - self._start_s) * _CLOCK_HZ), self._last_pts + 1)
-        if self._last_pts >= 0:
-            self._step = frame.pts - self._last_pts
-        frame.duration, self._last_pts = self._step, frame.pts
-        frame.time_base = Fraction(1, _CLOCK_HZ)
+        self._last_pts, frame.time_base = frame.pts, Fraction(1, _CLOCK_HZ)
         self._container.mux(self._stream.encode(frame))
 
     def _open(self, height: int, width: int) -> None:
@@ -209,7 +206,7 @@ class OverlayWriter:
 
 
 def draw_tracks(image_rgb: ImageRGB, faces: tuple[TrackedFace, ...]) -> Image.Image:
-    """Draw box, landmarks, track number and smoothed expression of each face, in the colour of its track.
+    """Draw a frame, landmarks, track number and smoothed expression of each face, in the colour of its track.
 
     A question mark follows where the face is not ``ok`` in this frame.
 
@@ -225,12 +222,18 @@ def draw_tracks(image_rgb: ImageRGB, faces: tuple[TrackedFace, ...]) -> Image.Im
     for tracked in reversed(faces):  # the largest last, over the others
         colour = TRACK_COLOURS[tracked.track % len(TRACK_COLOURS)]
         _draw_landmarks(draw, tracked, colour)
-        box = tuple(tracked.face.box_xyxy.tolist())
-        line = max(round(max(picture.size) / 320), 2)
-        draw.rectangle(box, outline=colour, width=line)
-    for tracked in reversed(faces):
-        _draw_label(draw, tracked, picture.size)
+        draw.rectangle(_frame_xyxy(tracked), outline=colour, width=max(round(max(picture.size) / 320), 2))
+    plates: list[_Rectangle] = []
+    for tracked in faces:
+        plates.append(_draw_label(draw, tracked, picture.size, plates))
     return picture
+
+
+def _frame_xyxy(tracked: TrackedFace) -> _Rectangle:
+    """Frame around the landmarks and the forehead: steadier from one frame to the next than the detector's box."""
+    (x0, y0), (x1, y1) = tracked.face.landmarks_px.min(axis=0).tolist(), tracked.face.landmarks_px.max(axis=0).tolist()
+    wide, tall = x1 - x0, y1 - y0
+    return x0 - 0.08 * wide, y0 - 0.3 * tall, x1 + 0.08 * wide, y1 + 0.08 * tall
 
 
 def _draw_landmarks(draw: ImageDraw.ImageDraw, tracked: TrackedFace, colour: tuple[int, int, int]) -> None:
@@ -243,15 +246,25 @@ def _draw_landmarks(draw: ImageDraw.ImageDraw, tracked: TrackedFace, colour: tup
         draw.line(line, fill=(*colour, 190), width=max(round(radius), 1), joint="curve")
 
 
-def _draw_label(draw: ImageDraw.ImageDraw, tracked: TrackedFace, size_wh: tuple[int, int]) -> None:
-    """Write on a plate above the box, or in it where there is no room above."""
+def _draw_label(
+    draw: ImageDraw.ImageDraw, tracked: TrackedFace, size_wh: tuple[int, int], taken: Sequence[_Rectangle]
+) -> _Rectangle:
+    """Write on a plate above the frame, or below it where another plate lies."""
     doubt = "" if tracked.face.status == "ok" else "?"
     text = f"#{tracked.track} {tracked.smooth_expression}{doubt} {tracked.smooth_confidence:.0%}"
-    height = round(min(max(max(size_wh) / 42, 12), 48))
-    font = ImageFont.load_default(height)
-    padding = height * 0.3
-    width, tall = font.getlength(text) + 2 * padding, height + 2 * padding
-    x = min(max(float(tracked.face.box_xyxy[0]), 0), max(size_wh[0] - width, 0))
-    y = min(max(float(tracked.face.box_xyxy[1]) - tall, 0), max(size_wh[1] - tall, 0))
-    draw.rectangle((x, y, x + width, y + tall), fill=TRACK_COLOURS[tracked.track % len(TRACK_COLOURS)])
-    draw.text((x + padding, y + tall / 2), text, fill=_DARK, font=font, anchor="lm")
+    size = round(min(max(max(size_wh) / 42, 12), 48))
+    font = ImageFont.load_default(size)
+    width, height = font.getlength(text) + 0.6 * size, 1.6 * size
+    x0, y0, _, y1 = _frame_xyxy(tracked)
+    x = min(max(x0, 0), max(size_wh[0] - width, 0))
+    places = [min(max(y, 0), max(size_wh[1] - height, 0)) for y in (y0 - height, y1, y0 - 2 * height)]
+    plates = [(x, y, x + width, y + height) for y in places]
+    free = (plate for plate in plates if not any(_overlap(plate, other) for other in taken))
+    plate = next(free, plates[0])
+    draw.rectangle(plate, fill=TRACK_COLOURS[tracked.track % len(TRACK_COLOURS)])
+    draw.text((x + 0.3 * size, plate[1] + height / 2), text, fill=_DARK, font=font, anchor="lm")
+    return plate
+
+
+def _overlap(a: _Rectangle, b: _Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -115,7 +115,8 @@ class VideoPredictor:
             if len(waiting) >= batch or sum(frame.image_rgb.size // 3 for frame in waiting) >= BATCH_PIXELS:
                 yield from self._predict_batch(waiting, path)
                 waiting = []
-        yield from self._predict_batch(waiting, path)
+        if waiting:
+            yield from self._predict_batch(waiting, path)
         if problem is not None:
             raise problem
 

@@ -70,7 +70,7 @@ LINES = (
     "video_ends  video_sources  video  video_predict",
     "report  report_curves  report_calibration  report_tables",
     "report_html  report_run  explain_draw  output  evaluate  evaluate_landmarks",
-    "video_output  timeline  timeline_html  video_run",
+    "video_output  timeline  timeline_html  video_run  webcam",
     "calibration  robustness  data.check  data.show  data.texts  soft_labels",
     "recipes.common  recipes.mesh  recipes.rows  recipes.targets  recipes.objectives  recipes.expression",
     "recipes.landmarks  recipes.detection  recipes.aligned  recipes.contrastive  recipes.landmark_trunk  recipes",
@@ -82,7 +82,7 @@ ORDER = [name for line in LINES for name in line.split()]
 TRAINING = {"recipes.common", "recipes", "optim", "distributed", "train"}
 SERVING = [
     *("runtime", "faces", "centerface", "detectors", "predict", "output", "cli_predict", "cli_align", "smoothing"),
-    *("tracking", "video_predict", "video_output", "timeline_html", "video_run", "explain", "explain_draw"),
+    *("tracking", "video_predict", "video_output", "timeline_html", "video_run", "webcam", "explain", "explain_draw"),
 ]
 # Optional or slow packages, and the only modules that may import them.
 ONLY_IN = {

@@ -100,9 +100,13 @@ def test_new_faces_get_new_numbers_and_none_is_given_again():
     script = [[at(0)], [at(1), at(300)], [at(300)], [at(1), at(300), at(600)]]
     assert tracks(script) == [[0], [0, 1], [1], [0, 1, 2]]
     tracker = FaceTracker()
-    numbers = [tracker([at(0)], 2.0 * k) for k in range(4)]
-    assert numbers == [[0], [1], [2], [3]]
+    numbers = [tracker([at(0)] if k % 2 == 0 else [], 1.0 * k) for k in range(7)]
+    assert numbers == [[0], [], [1], [], [2], [], [3]]
     assert tracker.alive == {3}
+
+
+def test_frames_far_apart_do_not_end_a_track():
+    assert tracks([[at(0), at(200)], [at(5)], [at(9), at(200)]], fps=0.2) == [[0, 1], [0], [0, 2]]
 
 
 def test_a_large_face_may_move_further_than_a_small_one():
