@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from results_explanation import PICTURE, TITLE, draw_deletion, explanation_parts
+
 from nkf.ablation_text import HOW_TO_READ, interval, percent, study_parts, table
 from nkf.compare import comparison_table
 from nkf.files import replacing
@@ -49,6 +51,7 @@ COMMANDS = {
     "counts": "python benchmarks/counts.py --json benchmarks/results/counts.json",
     "compare-cpu": "nkf compare configs/compare/cpu.yaml --out runs/compare-cpu",
     "compare": "nkf compare configs/compare/cuda.yaml --out runs/compare --device cuda",
+    "deletion": "python benchmarks/deletion.py data/ferplus --json benchmarks/results/deletion.json",
     "resume": "python benchmarks/resume.py --json benchmarks/results/resume.json",
     "training": "python benchmarks/training.py data/ferplus --json benchmarks/results/training.json",
 }
@@ -350,6 +353,14 @@ def _abstention(of: Document) -> str:
     )
 
 
+def explanation_section(documents: Documents) -> str:
+    """Whether explanations name what matters; see results_explanation.py."""
+    if (of := documents.get("deletion")) is None:
+        return f"{TITLE}\n\n{missing('deletion')}"
+    what = f"{of['data']} {of['split']}, rule {of['rule']}, landmarks of {of['landmarks']}"
+    return "\n\n".join([*explanation_parts(of), made("deletion", of, what)])
+
+
 def throughput_section(documents: Documents) -> str:
     """Training steps beside a plain loop."""
     title, name = "## Training throughput", "training"
@@ -402,6 +413,7 @@ def page(documents: Documents) -> str:
         robustness_section(documents),
         colour_section(documents),
         calibration_section(documents),
+        explanation_section(documents),
         resume_section(documents),
         throughput_section(documents),
     ]
@@ -428,6 +440,8 @@ def draw(documents: Documents, folder: Path) -> list[Path]:
     if of := documents.get("calibration-mobile"):
         draw_reliability(of, new("results_reliability.png"), title=of["model"])
         draw_coverage(of, new("results_coverage.png"), title=of["model"])
+    if of := documents.get("deletion"):
+        draw_deletion(of, new(PICTURE))
     return drawn
 
 

@@ -12,7 +12,7 @@ from nkf.output import CSV_COLUMNS, write_parquet
 from nkf.protocols import PROTOCOLS
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/prediction.md")
+PAGES = ("README.md", "docs/prediction.md", "docs/explanation.md")
 EXAMPLES = [
     pytest.param(example, id=f"{page}-{number}")
     for page in PAGES

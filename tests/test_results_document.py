@@ -101,9 +101,31 @@ RESUME = {
     "seed": 0, "steps": 176, "kills": [{"logged_step": 40, "checkpoint_step": 33}] * 5, "seconds": 300,
     "equal": {"last weights": True, "best weights": True, "log": False},
 }  # fmt: skip
+CHANCE = score(180, probability=0.85, probability_ci95=[0.8, 0.9], covered=0.1)
+DELETION = {
+    "model": "mobile", "data": "ferplus", "split": "valid", "rule": "majority", "landmarks": "fan", "seed": 0, "n": 200,
+    "date": "2026-11-28", "machine": "a processor", "seconds": 800.0, "radius": 0.07,
+    "fill_of_contributions": "blur", "fill_of_deletion": "mean colour of the crop",
+    "orders": {
+        "highest contribution": [CHANCE | score(120) | {"keypoints": count} for count in (1, 16)],
+        "random": [CHANCE | {"keypoints": count} for count in (1, 16)],
+        "lowest contribution": [CHANCE | score(190) | {"keypoints": count} for count in (1, 16)],
+    },
+    "differences": {
+        "highest contribution": [
+            {"keypoints": 1, "accuracy": -0.01, "accuracy_ci95": [-0.03, 0.01]},
+            {"keypoints": 16, "accuracy": -0.3, "accuracy_ci95": [-0.4, -0.2]},
+        ],
+        "lowest contribution": [
+            {"keypoints": count, "accuracy": 0.05, "accuracy_ci95": [-0.01, 0.11]} for count in (1, 16)
+        ],
+    },
+    "by_expression": {"happiness": {"n": 90, "regions": {"brows": -0.125, "mouth": 1.5}}},
+    "attention": {"rank_correlation": 0.25, "rank_correlation_ci95": [0.2, 0.3]},
+}  # fmt: skip
 DOCUMENTS = {
     "evaluation-mobile": EVALUATION, "ablation-tiny": ABLATION, "robustness-mobile": ROBUSTNESS,
-    "calibration-mobile": CALIBRATION, "resume": RESUME, "training": TRAINING,
+    "calibration-mobile": CALIBRATION, "deletion": DELETION, "resume": RESUME, "training": TRAINING,
 }  # fmt: skip
 
 
@@ -141,6 +163,14 @@ def test_where_numbers_come_from_is_told(name: str) -> None:
         "temperature 1.234",
         "| after | 1.10 % (2.00–4.00) | 0.90 % | 0.5000 | 0.2000 | 85.00 % (",
         "From confidence 0.610 on, 80.0 % (75.0–85.0) of the faces are answered, and 96.0 % (91.0–98.0)",
+        "Of 200 images that `mobile` gets right",
+        "| highest contribution | 60.0 % (53.1–66.5) | 60.0 % (53.1–66.5) |",
+        "| highest contribution | −1.00 (−3.00 to +1.00) | −30.00 (−40.00 to −20.00) |",
+        "| random | 0.850 (0.800–0.900) |",
+        "- **highest contribution**: costs more expressions than random ones with 16 covered.",
+        "- **lowest contribution**: not told apart from random ones.",
+        "rank correlation of 0.25 (0.20 to 0.30)",
+        "| happiness | 90 | −0.12 | +1.50 |",
         "A run of 176 steps on one core, killed 5 times",
         "Equal bit for bit: last weights, best weights. **Not equal: log.**",
         "| tiny | 64 px, 64 | 300 (40 %) | 75 (40 %) | 4.00 |",
@@ -162,11 +192,19 @@ def test_the_pictures_of_the_page_are_drawn(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(results, name, lambda _, file, name=name, **__: file.write_text(name))
     drawn = results.draw(DOCUMENTS, tmp_path)
     page = results.page(DOCUMENTS)
-    assert len(drawn) == page.count("![") == 6
+    assert len(drawn) == page.count("![") == 7
     for file in drawn:
         assert f"]({file.name})" in page
     assert sorted(file.read_text() for file in drawn) == sorted(
-        ["draw_study", "draw_noise", "draw_robustness", "draw_landmark_noise", "draw_reliability", "draw_coverage"]
+        [
+            "draw_study",
+            "draw_noise",
+            "draw_robustness",
+            "draw_landmark_noise",
+            "draw_reliability",
+            "draw_coverage",
+            "draw_deletion",
+        ]
     )
 
 
