@@ -26,7 +26,7 @@ body { max-width: 80rem; }
 
 _SCRIPT = """
 const data = JSON.parse(document.getElementById("data").textContent);
-const shown = data.classes.map(() => true), left = 34, right = 8, top_ = 8, bottom = 30;
+const shown = data.classes.map(() => true), left = 42, right = 8, top_ = 8, bottom = 30;
 let raw = true, range = [data.start, data.end], pointer = null, drag = null;
 
 const figures = data.tracks.map((track) => {
@@ -127,16 +127,24 @@ function drawLine(pen, times, rows, k, x, y, lineWidth, alpha) {
   pen.globalAlpha = 1;
 }
 
+function runs(keys, draw) {
+  let first = 0;
+  keys.forEach((key, n) => {
+    if (n + 1 < keys.length && keys[n + 1] === key) return;
+    draw(key, first, Math.min(n + 1, keys.length - 1));
+    first = n + 1;
+  });
+}
+
 function drawSpans(pen, track, x, plotHeight) {
-  track.times.forEach((time, n) => {
-    if (n + 1 === track.times.length) return;
-    const wide = x(track.times[n + 1]) - x(time) + 0.5;
-    if (!track.trusted[n]) {
-      pen.fillStyle = "#00000012";
-      pen.fillRect(x(time), top_, x(track.times[n + 1]) - x(time), plotHeight);
-    }
-    pen.fillStyle = data.colours[best(track.smooth[n])];
-    pen.fillRect(x(time), top_ + plotHeight + 3, wide, 7);
+  const wide = (from, to) => x(track.times[to]) - x(track.times[from]);
+  runs(track.trusted, (trusted, from, to) => {
+    pen.fillStyle = trusted ? "#0000" : "#00000012";
+    pen.fillRect(x(track.times[from]), top_, wide(from, to), plotHeight);
+  });
+  runs(track.smooth.map(best), (k, from, to) => {
+    pen.fillStyle = data.colours[k];
+    pen.fillRect(x(track.times[from]), top_ + plotHeight + 3, wide(from, to), 7);
   });
 }
 

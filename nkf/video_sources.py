@@ -71,7 +71,9 @@ class VideoFile:
             self._container = av.open(f"file:{path}", options={"format_whitelist": _FORMATS})
         except (av.FFmpegError, ValueError) as error:
             what = "cut off, its index is missing" if is_cut_off(path) else "not a video that can be read"
-            raise ImageError(f"{path}: {what} ({reason(error)})") from error
+            refused = isinstance(error, av.error.ArgumentError)  # by `_FORMATS`
+            why = "no video format; nkf predict takes photos" if refused else reason(error)
+            raise ImageError(f"{path}: {what} ({why})") from error
         try:
             self.info = self._open_stream()
         except BaseException:

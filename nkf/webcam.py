@@ -272,7 +272,7 @@ def live_table(classes: tuple[str, ...], prediction: FramePrediction, fps: float
             value = face.smooth_probabilities[name]
             filled = round(value * _BAR_WIDTH)
             style = "bold yellow" if name == face.smooth_expression else "cyan"
-            cells.append(Text.assemble(("━" * filled, style), ("━" * (_BAR_WIDTH - filled), "dim"), f" {value:4.0%}"))
+            cells.append(Text.assemble(("━" * filled, style), ("─" * (_BAR_WIDTH - filled), "dim"), f" {value:4.0%}"))
         table.add_row(name, *cells)
     if len(prediction.faces) > len(faces):
         table.title = f"{len(prediction.faces)} faces, the largest {len(faces)} are shown"

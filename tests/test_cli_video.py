@@ -3,19 +3,24 @@
 import csv
 import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 from made_videos import FakePredictor, grey_frames, make_video, two_faces
+from PIL import Image
 from rich.console import Console
 
 from nkf import cli, webcam
 from nkf.errors import ImageError, NkfError
 from nkf.video import Video, VideoFrame
+from nkf.video_output import FrameParquetWriter
 from nkf.video_predict import VideoPredictor
 from nkf.webcam import FrameRate, NewestFrame, live_table
 
@@ -352,3 +357,32 @@ def test_the_live_table_shows_bars_for_each_track():
 def test_a_camera_that_is_missing_is_an_error_of_the_command():
     with pytest.raises(NkfError, match="no camera that can be read"):
         webcam._open("/dev/no_camera", None)
+
+
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "video.md").read_text()
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch, portrait_path, fake_package, capsys):
+    monkeypatch.chdir(tmp_path)
+    with Image.open(portrait_path) as image:
+        portrait = np.asarray(image.convert("RGB").resize((160, 160)))
+    make_video(tmp_path / "clip.mp4", [portrait] * 6)
+    (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    exec(compile(example, "video.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[0] == "160 160 25.0"
+
+
+def test_the_columns_of_the_page_are_those_of_the_table(tmp_path):
+    table = DOCUMENT.partition("| column | type in Parquet | |")[2].partition("\n- ")[0]
+    documented = {}
+    for line in table.splitlines():
+        if line.startswith("| ") and "---" not in line:
+            names, kind = [cell.strip() for cell in line.split("|")[1:3]]
+            each = {"one for each class": "", "`smooth_` and each class": "smooth_"}.get(names)
+            listed = re.findall(r"`(\w+)`", names) if each is None else [each + name for name in FakePredictor.classes]
+            documented |= dict.fromkeys(listed, kind)
+    with FrameParquetWriter(tmp_path / "a.parquet", FakePredictor.classes):
+        pass
+    schema = pyarrow.parquet.read_schema(tmp_path / "a.parquet")
+    assert documented == {field.name: str(field.type) for field in schema}
+    assert list(documented) == schema.names
