@@ -1,5 +1,6 @@
 """Configuration of a training run: pydantic models that refuse unknown keys, read from and written to YAML."""
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -43,6 +44,7 @@ _ONLY_FOR: dict[str, tuple[str, ...]] = {
 _YAML_ERRORS = (
     yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError
 )  # fmt: skip
+_MAX_BRACKETS = 100  # in each other; for 10,000 PyYAML takes seconds, and more than twice as long for twice as many
 _SYSTEMS = {str(one.model_fields["system"].default): one for one in get_args(get_args(Network)[0])}
 _POSTERS = ("poster", "poster_pp")
 _WITHOUT_BACKBONE = (*_POSTERS, "efficientface")
@@ -244,12 +246,21 @@ def read_yaml(file: Path) -> Any:
         NkfError: when it is unreadable or no YAML.
     """
     try:
-        return yaml.safe_load(file.read_text())
+        return _parsed(file.read_text())
     except OSError as error:
         raise NkfError(f"{file}: {error.strerror}") from error
     except _YAML_ERRORS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise NkfError(f"{file}: not valid YAML ({reason})") from error
+
+
+def _parsed(text: str) -> Any:
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth = max(0, depth + (1 if bracket in "[{" else -1))
+        if depth > _MAX_BRACKETS:
+            raise yaml.YAMLError(f"more than {_MAX_BRACKETS} brackets in each other")
+    return yaml.safe_load(text)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,7 +302,7 @@ def _setting(text: str) -> dict[str, Any]:
     if not key or not equals:
         raise NkfError(f"setting {text!r}: expected KEY=VALUE, such as epochs=2 or network.sigma=0.1")
     try:
-        content = yaml.safe_load(value)
+        content = _parsed(value)
     except _YAML_ERRORS as error:
         raise NkfError(f"setting {text!r}: its value is not valid YAML") from error
     for part in reversed(key.split(".")):
