@@ -55,7 +55,7 @@ class _Row:
         self._draw = ImageDraw.Draw(picture, "RGBA")
 
     def draw(self, image_rgb: ImageRGB, face: FacePrediction, explanation: Explanation) -> None:
-        crop_rgb, points = _view(image_rgb, face.landmarks_px, _FACE * _SMOOTH)
+        crop_rgb, points = _view(image_rgb, face.landmarks_px, _FACE)
         contributions, attention = explanation.contributions, explanation.attention
         x = _GAP
         self._text(x, 26, f"speaks for or against {explanation.expression}", 17, _LIGHT)
@@ -74,9 +74,11 @@ class _Row:
         """Dim the face and lay discs on it; `values` (68,) are in [-1, 1]."""
         grey = np.asarray(Image.fromarray(crop_rgb).convert("L"), np.float32)[..., None]
         dimmed = (0.35 * crop_rgb + 0.3 * grey).astype(np.uint8)
-        self._picture.paste(Image.fromarray(dimmed), (left * _SMOOTH, (self._top + _HEAD) * _SMOOTH))
+        side = _FACE * _SMOOTH
+        enlarged = Image.fromarray(dimmed).resize((side, side), Image.Resampling.NEAREST)  # reduced again to the same
+        self._picture.paste(enlarged, (left * _SMOOTH, (self._top + _HEAD) * _SMOOTH))
         for k in np.argsort(-np.abs(values)):  # small ones on top, else large ones hide them
-            x, y = points[k] / _SMOOTH
+            x, y = points[k]
             self._disc(left + x, _HEAD + y, float(values[k]), warm)
 
     def _disc(self, x: float, y: float, value: float, warm: Colour) -> None:
