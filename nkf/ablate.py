@@ -375,7 +375,7 @@ def read_damage(file: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(file.read_text())
         {name: float(share) for name, share in content["accuracy"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise NkfError(f"{file}: not what an ablation measured ({error}); remove it to measure again") from error
     return content
 

@@ -288,6 +288,7 @@ def test_noise_that_is_asked_for_later_is_measured(
         (b"{}", read_damage),
         (b'{"accuracy": [1]}', read_damage),
         (b"[" * 100_000, read_damage),
+        (b'{"accuracy": {"clean": 1' + b"0" * 400 + b"}}", read_damage),
         (b"\xff", read_damage),
     ],
 )
