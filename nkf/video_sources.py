@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from nkf.errors import ImageError
-from nkf.images import MAX_PIXELS, ImageRGB, to_rgb
+from nkf.images import ImageRGB, to_rgb
 from nkf.video_ends import is_cut_off
 
 # What FFmpeg may take a file for. Others would read text as drawings, or a list of further files and addresses.
@@ -20,6 +20,7 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,ivf,h264,hevc,av1,obu,m4v,"
     "mjpeg,mxf,dv,nut,rm,wtv,yuv4mpegpipe"
 )
+MAX_FRAME_PIXELS = 36_000_000  # 8K has 33
 _GIF_SECONDS = 0.1  # of a frame that gives none, as browsers have it
 
 
@@ -68,7 +69,7 @@ class VideoFile:
         self._path = path
         try:
             # "file:" keeps a name with a colon from being read as an address.
-            self._container = av.open(f"file:{path}", options={"format_whitelist": _FORMATS})
+            self._container = av.open(f"file:{path}", options={"format_whitelist": _FORMATS}, metadata_errors="replace")
         except (av.FFmpegError, ValueError) as error:
             what = "cut off, its index is missing" if is_cut_off(path) else "not a video that can be read"
             refused = isinstance(error, av.error.ArgumentError)  # by `_FORMATS`
@@ -84,8 +85,12 @@ class VideoFile:
         if not self._container.streams.video:
             raise ImageError(f"{self._path}: no video in it, only sound or data")
         self._stream = stream = self._container.streams.video[0]
-        if stream.width * stream.height > MAX_PIXELS:
-            raise ImageError(f"{self._path}: frames of {stream.width}x{stream.height} pixels, at most {MAX_PIXELS:,}")
+        if stream.codec_context is None:
+            raise ImageError(f"{self._path}: a video in a coding that is not known here")
+        if stream.width * stream.height > MAX_FRAME_PIXELS:
+            raise ImageError(
+                f"{self._path}: frames of {stream.width}x{stream.height} pixels, at most {MAX_FRAME_PIXELS:,}"
+            )
         stream.thread_type = "AUTO"
         self._frames = self._decoded()
         try:
@@ -117,8 +122,8 @@ class VideoFile:
         yield Picture(time_s, lambda: upright_rgb(frame))
         self._first = None
         for frame, time_s in self._frames:
-            if frame.width * frame.height > MAX_PIXELS:  # the size may change on the way
-                raise Damage(f"frames of {frame.width}x{frame.height} pixels, at most {MAX_PIXELS:,},")
+            if frame.width * frame.height > MAX_FRAME_PIXELS:  # the size may change on the way
+                raise Damage(f"frames of {frame.width}x{frame.height} pixels, at most {MAX_FRAME_PIXELS:,},")
             yield Picture(time_s, lambda frame=frame: upright_rgb(frame))  # type: ignore[misc]
 
     def _decoded(self) -> Iterator[tuple[Any, float]]:
@@ -182,9 +187,9 @@ class Animation:
         except Exception as error:  # Pillow raises nearly anything on broken data
             raise ImageError(f"{path}: not a video that can be read ({reason(error)})") from error
         width, height = self._image.size
-        if width * height > MAX_PIXELS:
+        if width * height > MAX_FRAME_PIXELS:
             self.close()
-            raise ImageError(f"{path}: frames of {width}x{height} pixels, at most {MAX_PIXELS:,}")
+            raise ImageError(f"{path}: frames of {width}x{height} pixels, at most {MAX_FRAME_PIXELS:,}")
         self.info = VideoInfo(str(path), width, height, None, None, None, str(self._image.format).lower(), 0)
 
     def close(self) -> None:

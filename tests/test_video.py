@@ -175,6 +175,45 @@ def test_what_is_no_video(tmp_path, name, content, message):
         Video(file)
 
 
+def test_an_unknown_coding(tmp_path):
+    file = make_video(tmp_path / "clip.mp4", grey_frames(3))
+    file.write_bytes(file.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+    with pytest.raises(ImageError, match=r"clip\.mp4: a video in a coding that is not known here$"):
+        Video(file)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+def test_frames_that_are_too_large(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr("nkf.video_sources.MAX_FRAME_PIXELS", WIDTH * HEIGHT - 1)
+    file = tmp_path / f"clip{suffix}"
+    if suffix == ".gif":
+        Image.fromarray(grey_frames(1)[0]).save(file)
+    else:
+        make_video(file, grey_frames(2))
+    with pytest.raises(ImageError, match=r"frames of 96x64 pixels, at most 6,143"):
+        Video(file)
+
+
+def test_text_in_a_foreign_encoding_is_no_obstacle(tmp_path):
+    import av
+
+    file = tmp_path / "clip.mkv"
+    with av.open(str(file), "w") as container:
+        container.metadata["title"] = "title with mark"
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(grey_frames(1)[0], format="rgb24")))
+        container.mux(stream.encode(None))
+    file.write_bytes(file.read_bytes().replace(b"title with mark", b"title w\xeeth mark"))
+    assert read(file)[0] == [0]
+
+
+def test_without_pyav(tmp_path, monkeypatch):
+    monkeypatch.setattr("nkf.video.find_spec", lambda name: None)
+    with pytest.raises(NkfError, match=r"^videos need PyAV: pip install 'nkf\[video\]'$"):
+        Video(tmp_path / "clip.mp4")
+
+
 def test_sound_alone_is_no_video(tmp_path):
     import av
 
