@@ -113,12 +113,15 @@ def take_turn(name: str, seconds: float, tally: Tally) -> None:
         process = multiprocessing.get_context("fork").Process(target=work, args=(name, left))
         process.start()
         process.join(left + END_SECONDS)
+        new = sorted(set(found_files(name)) - before)
         if process.is_alive():
             process.kill()
             process.join()
             tally.hangs.append("the process did not end in its time")
+        elif process.exitcode and not new:
+            tally.crashes[f"death of the process, code {process.exitcode}"] = str(FOUND / f"{name}.log")
         tally.seconds = round(tally.seconds + time.monotonic() - begun, 1)
-        add_up(name, tally, sorted(set(found_files(name)) - before))
+        add_up(name, tally, new)
 
 
 def work(name: str, seconds: float) -> None:
