@@ -69,7 +69,7 @@ LINES = (
     "runtime  faces  centerface  detectors  finder  tracking  smoothing  explain  predict  views",
     "video_ends  video_sources  video  video_predict",
     "report  report_curves  report_calibration  report_tables",
-    "report_html  report_run  explain_draw  output  evaluate  evaluate_landmarks",
+    "report_html  report_run  annotate  explain_draw  output  journal  evaluate  evaluate_landmarks",
     "video_output  timeline  timeline_html  video_run  webcam",
     "calibration  robustness  data.check  data.show  data.texts  soft_labels",
     "recipes.common  recipes.mesh  recipes.rows  recipes.targets  recipes.objectives  recipes.expression",
@@ -82,6 +82,7 @@ ORDER = [name for line in LINES for name in line.split()]
 TRAINING = {"recipes.common", "recipes", "optim", "distributed", "train"}
 SERVING = [
     *("runtime", "faces", "centerface", "detectors", "predict", "output", "cli_predict", "cli_align", "smoothing"),
+    *("annotate", "journal"),
     *("tracking", "video_predict", "video_output", "timeline_html", "video_run", "webcam", "explain", "explain_draw"),
 ]
 # Optional or slow packages, and the only modules that may import them.
@@ -90,7 +91,7 @@ ONLY_IN = {
     "onnxruntime": {"runtime"},
     "av": {"video", "video_sources", "video_output"},
     "tyro": {"cli", "cli_data", "cli_import", "cli_study", "cli_video", "commandline"},
-    "pyarrow": {"data.tables", "data.formats.table_files"},
+    "pyarrow": {"data.tables", "data.formats.table_files", "output"},
     "filelock": {"data.dataset", "data.pack_writer", "data.split"},
     "onnx": {"centerface", "export"},
     "onnxscript": {"export"},
