@@ -27,6 +27,7 @@ MAX_FIELD = 4 << 20  # characters of one field of a table; 68 landmarks take 2,0
 MAX_ROW = 8 << 20  # characters of one row of a table; a zip of some kilobytes may unpack to a line without end
 SEARCH_DEPTH = 4  # folders that a dataset may lie below what the user names
 MAX_DEPTH = 50  # folders in each other
+MAX_SHOWN = 200  # characters of a name in a message
 
 
 UNPRINTABLE = "expected a printable name"
@@ -360,8 +361,9 @@ def read_table(source: Source, name: str, delimiter: str = ",") -> Iterator[Row]
 
 
 def some(names: Sequence[str], count: int = 4) -> str:
-    """The first few of a list of names, for a message."""
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    """The first few of a list of names, for a message; what is too long for a name is cut."""
+    shown = [name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}..." for name in names[:count]]
+    return ", ".join(shown) + (", ..." if len(names) > count else "")
 
 
 def _read_at_most(read: Callable[[int], bytes], limit: int, where: str, expected: int | None = None) -> bytes:

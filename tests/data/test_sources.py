@@ -200,6 +200,10 @@ def test_is_image(name: str, expected: bool) -> None:
     assert is_image(name) == expected
 
 
+def test_some_cuts_what_is_no_name() -> None:
+    assert some(["a" * 10_000, "b"]) == "a" * 200 + "..., b"
+
+
 def test_join_and_some() -> None:
     assert (join("", "a"), join("a/b", "c")) == ("a", "a/b/c")
     assert (some(list("abcd")), some(list("abcde")), some(list("abc"), 2)) == (

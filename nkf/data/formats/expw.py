@@ -145,7 +145,7 @@ def _read_faces(source: Source, table: str) -> Iterator[_Face]:
             top, left, right, bottom = map(_finite, box)
             face = _Face(photo, int(number), (left, top, right, bottom), _finite(confidence), LABEL_OF_CODE[code])
         except (ValueError, KeyError) as error:
-            raise NkfError(f"{where}: {' '.join(fields)!a}, expected {COLUMNS}") from error
+            raise NkfError(f"{where}: {' '.join(fields)!a:.200}, expected {COLUMNS}") from error
         if photo in (".", "..") or "/" in photo or "\\" in photo or not is_printable(photo):
             raise NkfError(f"{where}: photo {photo!a}, expected a plain file name")
         yield face

@@ -347,7 +347,7 @@ def _parse_votes(fields: list[str], where: str, line: int) -> NDArray[np.uint8]:
     try:
         votes = np.array([bytes([int(field)])[0] for field in fields])  # bytes refuses what is not in 0 ... 255
     except ValueError as error:
-        raise NkfError(f"{where}, line {line}: votes {','.join(fields)}, expected ten whole numbers") from error
+        raise NkfError(f"{where}, line {line}: votes {','.join(fields):.100}, expected ten whole numbers") from error
     return votes_from_ferplus(votes[None])[0]
 
 

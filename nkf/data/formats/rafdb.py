@@ -174,9 +174,11 @@ def _read_labels(source: Source, label_file: str) -> tuple[dict[str, str], list[
         if not name:
             continue
         if not IMAGE_NAME.fullmatch(name) or len(codes) != 1:
-            raise NkfError(f"{where}: {' '.join([name, *codes])!r}, expected a name and a code, as train_00001.jpg 5")
+            raise NkfError(
+                f"{where}: {' '.join([name, *codes])!r:.100}, expected a name and a code, as train_00001.jpg 5"
+            )
         if codes[0] not in LABEL_OF_CODE:
-            raise NkfError(f"{where}: code {codes[0]!r}, expected 1 to 7 (1 to 11 are those of the compound part)")
+            raise NkfError(f"{where}: code {codes[0]!r:.100}, expected 1 to 7 (1 to 11 are those of the compound part)")
         label = LABEL_OF_CODE[codes[0]]
         before = labels.pop(name, None)
         if before is not None:
@@ -199,7 +201,7 @@ def _match_images(
     present, listed = set(files), set(image_of.values())
     missing = {name: image for name, image in image_of.items() if image not in present}
     if len(missing) == len(labels):
-        example = next(iter(missing.values()))
+        example = some(list(missing.values()), 1).removesuffix(", ...")
         raise NkfError(f"{source.path}: {folder} has none of the images of {label_file}; expected {example} and others")
     problems = Problems(f"{source.path}: {folder}")
     for image in missing.values():

@@ -30,6 +30,7 @@ def list_all(folder: Path, data: bytes, name: str = "t.csv") -> list[Entry]:
     [
         ("", r"t\.csv: empty; expected a line with the names of the columns"),
         ("label", r"t\.csv: no column path; found label$"),
+        ("9" * 20_000, r"t\.csv: no column path; found 9{200}\.\.\.$"),
         ("path;label", r"t\.csv: fields separated by semicolons; expected commas, or tabs in a file \*\.tsv$"),
         ("path;a,label", r"t\.csv: no column path; found path;a, label$"),
         ("path", r"t\.csv: no labels; expected a column label, or votes .*, or shares .*; found path$"),
