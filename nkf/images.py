@@ -134,7 +134,10 @@ def decode_image(data: bytes, name: str, *, frame: int = 0) -> ImageRGB:
 def upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; `ImageOps.exif_transpose` also rewrites the other tags and fails on broken ones."""
     image.load()  # some formats tell the orientation at the end
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # of many types; a broken EXIF block tells nothing, and the picture is good
+        return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 

@@ -293,7 +293,7 @@ UNDAMAGED = (
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 def test_any_damage_is_an_image_error(data: st.DataObject) -> None:
     """Whatever the decoders raise on broken bytes, it arrives as `ImageError`; most damage is found, but not all."""
     damaged = bytearray(data.draw(st.sampled_from(UNDAMAGED)))
@@ -397,6 +397,14 @@ def test_unknown_exif_orientation_is_ignored(orientation: int) -> None:
     exif = Image.Exif()
     exif[274] = orientation
     np.testing.assert_array_equal(decode_image(encode(NOISE, exif=exif), "photo"), NOISE)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0MM\0\x16\0\0\0\x08", b"Exif\0\0MM", b"nothing", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
+)
+@pytest.mark.parametrize(("file_format", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_broken_exif_is_ignored(file_format: str, options: dict[str, Any], exif: bytes) -> None:
+    np.testing.assert_array_equal(decode_image(encode(NOISE, file_format, exif=exif, **options), "photo"), NOISE)
 
 
 def test_identity_warp_returns_the_image() -> None:
