@@ -20,7 +20,7 @@ from typing import Any
 from nkf import weights
 from nkf.files import replacing
 from nkf.metrics import wilson_interval
-from nkf.weights import INPUTS, OUTPUTS, Calibration, WeightsInfo, find_weights, packaged_models
+from nkf.weights import ATTENTION, INPUTS, OUTPUTS, Calibration, WeightsInfo, find_weights, packaged_models
 
 TEXTS = Path(weights.__file__).parent / "cards"
 # Figures that are shares, or errors over the distance of the outer eye corners: shown in per cent.
@@ -118,10 +118,11 @@ def _facts(info: WeightsInfo) -> Table:
     size = f"{info.input_size} × {info.input_size} pixels"
     inputs = {"crops": f"crops of {size}", "landmarks_px": "their landmarks", "images": f"photos, trained at {size}"}
     form = "; ".join(f"{key} {_value(key, value)}" for key, value in info.architecture.items())
+    outputs = [*OUTPUTS[info.kind], *([ATTENTION] if info.kind == "nkf" and info.architecture.get("strides") else [])]
     return [
         ("kind", f"`{info.kind}`"),
         ("takes", ", ".join(inputs[name] for name in INPUTS[info.kind]) + "; RGB in [0, 1]"),
-        ("gives", ", ".join(f"`{name}`" for name in OUTPUTS[info.kind])),
+        ("gives", ", ".join(f"`{name}`" for name in outputs)),
         *([("classes", ", ".join(info.classes))] if info.classes else []),
         *([("architecture", form)] if form else []),
         ("parameters", f"{info.parameters:,}"),
