@@ -70,8 +70,9 @@ def load_model(file: Path, info: WeightsInfo) -> nn.Module:
     """
     try:
         model = create_model(info.kind, info.architecture, len(info.classes))
-    except (KeyError, TypeError, ValueError) as error:
-        raise NkfError(f"{file}: its sidecar describes no network that this nkf knows ({error})") from error
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch cannot make
+        reason = f"{(str(error).splitlines() or [type(error).__name__])[0]:.200}"
+        raise NkfError(f"{file}: its sidecar describes no network that this nkf knows ({reason})") from error
     try:
         state = {name: value.float() if value.is_floating_point() else value for name, value in load_file(file).items()}
         model.load_state_dict(state, strict=True)

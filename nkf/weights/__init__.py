@@ -73,7 +73,7 @@ class WeightsInfo(BaseModel):
     kind: Kind
     architecture: dict[str, Any]
     classes: tuple[str, ...] = ()
-    input_size: int = Field(description="side of the square crop in pixels")
+    input_size: int = Field(ge=1, le=4096, description="side of the square crop in pixels")
     channel_order: Literal["RGB"] = "RGB"
     value_range: tuple[float, float] = (0.0, 1.0)
     mean: tuple[float, float, float]
