@@ -1,6 +1,7 @@
 """What the log of a run (`nkf.train`) tells of its training: how long it took, and how far it came."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,9 @@ def training_seconds(folder: Path) -> float | None:
     Raises:
         NkfError: when the run has no log, or it is damaged.
     """
-    times = {int(line["step"]): float(line["time"]) for line in reversed(_lines(folder))}  # of two of a step the first
-    steps = sorted(times)
-    if len(steps) < 2:
-        return None
-    return float(np.median(np.diff([times[step] for step in steps]) / np.diff(steps)) * steps[-1])
+    lines = _lines(folder)
+    seconds = _seconds_a_step(lines)
+    return None if seconds is None else seconds * max(line["step"] for line in lines)
 
 
 def learning(folder: Path) -> dict[str, float]:
@@ -30,17 +29,24 @@ def learning(folder: Path) -> dict[str, float]:
         NkfError: when the run has no log, or it is damaged or too short.
     """
     steps = [line for line in _lines(folder) if "loss" in line]
-    if len(steps) < 2:
+    seconds = _seconds_a_step(steps)
+    if seconds is None:
         raise NkfError(f"{folder}: too few steps in its log to tell what it learnt; give it more minutes")
     losses = [line["loss"] for line in steps]
     tenth = max(1, len(losses) // 10)
-    seconds = np.diff([line["time"] for line in steps]) / np.diff([line["step"] for line in steps])
     return {
         "steps": steps[-1]["step"],
-        "ms_a_step": 1e3 * float(np.median(seconds)),
+        "ms_a_step": 1e3 * seconds,
         "first_loss": float(np.mean(losses[:tenth])),
         "last_loss": float(np.mean(losses[-tenth:])),
     }
+
+
+def _seconds_a_step(lines: Sequence[dict[str, Any]]) -> float | None:
+    """Median over the steps; None of fewer than two."""
+    times = {line["step"]: line["time"] for line in reversed(lines)}  # of two lines of a step the first
+    steps = sorted(times)
+    return float(np.median(np.diff([times[step] for step in steps]) / np.diff(steps))) if len(steps) > 1 else None
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:

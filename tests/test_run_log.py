@@ -40,6 +40,12 @@ def test_too_few_lines_tell_nothing(tmp_path: Path, count: int) -> None:
         learning(tmp_path)
 
 
+def test_a_step_that_is_logged_twice_counts_once(tmp_path: Path) -> None:
+    assert learning(write(tmp_path, [line(20, 10), line(20, 11), line(40, 20), line(60, 30)]))["ms_a_step"] == 500
+    with pytest.raises(NkfError, match="too few steps"):
+        learning(write(tmp_path, [line(10**30, 10), line(10**30, 11)]))
+
+
 @pytest.mark.parametrize(("count", "first", "last"), [(5, 10, 6), (20, 9.5, -8.5), (39, 9, -27)])
 def test_losses_are_means_of_first_and_last_tenth(tmp_path: Path, count: int, first: float, last: float) -> None:
     losses = [line(20 * n + 20, 10 * n, 10 - n) for n in range(count)]
