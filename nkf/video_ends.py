@@ -32,8 +32,8 @@ def _segment_end(stream: BinaryIO) -> int | None:
 
 
 def _variable_size(stream: BinaryIO) -> int | None:
-    """A size of 1 to 8 bytes whose first byte tells how many; all ones is unknown."""
-    first = stream.read(1)[0]
+    """A size of 1 to 8 bytes, whose first byte tells how many they are; all ones: not known."""
+    first = int.from_bytes(stream.read(1), "big")  # 0 at the end of the file
     length = 9 - first.bit_length()
     value = int.from_bytes(bytes([first & (0xFF >> length)]) + stream.read(length - 1), "big")
     return None if value == (1 << 7 * length) - 1 else value

@@ -49,6 +49,13 @@ def make_video(file, frames, times_ms=None, *, rotation=0, codec=None, faststart
     return file
 
 
+def cut(file, share=0.7):
+    """Leave only the first part of a file."""
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * share)])
+    return file
+
+
 CLASSES = ("neutral", "happiness", "anger")
 
 

@@ -164,6 +164,8 @@ def bytes_of_an_mp4_without_index(tmp_path):
         ("empty.mp4", b"", "not a video that can be read"),
         ("list.m3u8", b"#EXTM3U\n#EXTINF:1,\nother.ts\n", "not a video that can be read"),
         ("list.mp4", b"ffconcat version 1.0\nfile other.mp4\n", "not a video that can be read"),
+        ("short.mkv", b"\x1a\x45\xdf\xa3", "not a video that can be read"),
+        ("short.avi", b"RIFF", "not a video that can be read"),
         ("broken.gif", b"GIF89a" + bytes(20), "not a video that can be read"),
         ("no_index.mp4", bytes_of_an_mp4_without_index, "cut off, its index is missing"),
     ],
