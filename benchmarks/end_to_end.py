@@ -53,6 +53,7 @@ SEVERAL_SIZES = (48, 72, 96, 144)
 BORDER = 0.25  # of the faded border, in sides of the picture
 SAME_IOU = 0.3  # from where on the box of predicted landmarks is about the pasted square; a face takes 0.6 of it
 SCENES_AT_ONCE = 8
+COUNT = 300
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,12 @@ def joined(rows: Sequence[Row]) -> Row:
 
 def conditions() -> dict[str, dict[str, Condition]]:
     """By group: size, rotation and light of one upright face unless the group says otherwise; several faces."""
-    sizes = {f"{size}": Condition((size,)) for size in (*SMALL_SIZES, *SIZES)}
+    sizes = {f"{size}": Condition((size,)) for size in SIZES}
+    small = {f"{size}": Condition((size,)) for size in SMALL_SIZES}
     rotations = {f"{angle}": Condition((MIDDLE_SIZE,), rotation_deg=angle) for angle in ROTATIONS}
     lights = {light: Condition((MIDDLE_SIZE,), light=light) for light in LIGHTS}
     several = {f"{count}": Condition(SEVERAL_SIZES, faces=count) for count in SEVERAL}
-    return {"size": sizes, "rotation": rotations, "light": lights, "faces": several}
+    return {"size": sizes, "rotation": rotations, "light": lights, "faces": several, "small": small}
 
 
 def with_border(image_rgb: ImageRGB) -> tuple[Image.Image, Image.Image]:
@@ -258,7 +260,7 @@ def run(bench: Bench, count: int) -> Iterator[tuple[str, str, Row]]:
     first = 0
     for group, members in conditions().items():
         for name, how in members.items():
-            wanted = count if group == "size" else max(count // 2 // how.faces, 1) * how.faces
+            wanted = count if group == "size" else max(count // 2 // how.faces, 1) * how.faces  # whole scenes
             yield group, name, bench.measure(f"{group} {name}", how, wanted, first)
             first += wanted
 
@@ -280,7 +282,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/ferplus"))
     parser.add_argument("--backgrounds", type=Path, default=Path("data/backgrounds/held_out"))
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--count", type=int, default=600, help="faces of each size")
+    parser.add_argument("--count", type=int, default=COUNT, help="faces of each size")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/end_to_end.json"))
@@ -302,7 +304,7 @@ def main() -> None:
     )
     result = {
         "schema": 1,
-        "command": "python benchmarks/end_to_end.py" + (f" --count {options.count}" if options.count != 600 else ""),
+        "command": "python benchmarks/end_to_end.py" + (f" --count {options.count}" if options.count != COUNT else ""),
         "data": str(options.data),
         "split": "valid",
         "rule": "majority",

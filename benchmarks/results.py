@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import results_prediction
 from results_explanation import PICTURE, TITLE, draw_deletion, explanation_parts
 
 from nkf.ablation_text import HOW_TO_READ, interval, percent, study_parts, table
@@ -52,6 +53,7 @@ COMMANDS = {
     "compare-cpu": "nkf compare configs/compare/cpu.yaml --out runs/compare-cpu",
     "compare": "nkf compare configs/compare/cuda.yaml --out runs/compare --device cuda",
     "deletion": "python benchmarks/deletion.py data/ferplus --json benchmarks/results/deletion.json",
+    **results_prediction.COMMANDS,
     "resume": "python benchmarks/resume.py --json benchmarks/results/resume.json",
     "training": "python benchmarks/training.py data/ferplus --json benchmarks/results/training.json",
 }
@@ -400,6 +402,13 @@ def resume_section(documents: Documents) -> str:
     return "\n\n".join([title, lead, verdict, made(name, of)])
 
 
+def prediction_section(name: str, documents: Documents) -> str:
+    """From photo to label, or the speed; see results_prediction.py."""
+    if (of := documents.get(name)) is None:
+        return f"{results_prediction.TITLES[name]}\n\n{missing(name)}"
+    return "\n\n".join([*results_prediction.PARTS[name](of), made(name, of, results_prediction.what(name, of))])
+
+
 def page(documents: Documents) -> str:
     """All of docs/results.md."""
     parts = [
@@ -414,6 +423,7 @@ def page(documents: Documents) -> str:
         colour_section(documents),
         calibration_section(documents),
         explanation_section(documents),
+        *(prediction_section(name, documents) for name in results_prediction.PARTS),
         resume_section(documents),
         throughput_section(documents),
     ]

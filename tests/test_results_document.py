@@ -123,7 +123,25 @@ DELETION = {
     "by_expression": {"happiness": {"n": 90, "regions": {"brows": -0.125, "mouth": 1.5}}},
     "attention": {"rank_correlation": 0.25, "rank_correlation_ci95": [0.2, 0.3]},
 }  # fmt: skip
+SHOWN = {
+    "n": 200, "missed": 10, "end_to_end": score(160), "crop": score(170), "difference": -0.05, "scenes": 100,
+    "difference_ci95": [-0.08, -0.02], "false_faces": 2,
+    "found": score(160, 190, difference=-0.01, difference_ci95=[-0.02, 0.0], crop_accuracy=0.85),
+}  # fmt: skip
+END_TO_END = {
+    "model": "mobile", "data": "ferplus", "split": "valid", "rule": "majority", "seed": 0, "date": "2026-11-28",
+    "machine": "a processor", "seconds": 900.0, "upright": SHOWN, "all": SHOWN,
+    "groups": {"size": {"48": SHOWN}, "light": {"dark": SHOWN | {"n": 5, "missed": 5, "found": None}}},
+}  # fmt: skip
+FOLDER = {
+    "model": "mobile", "n": 120, "faces": 230, "seed": 0, "date": "2026-11-28", "machine": "a processor",
+    "seconds": 100.0, "cold_start_seconds": {"median": 0.9, "range": [0.85, 1.1], "n": 5},
+    "throughput": {"1 worker, 1 thread": {"images_per_second": 12.34, "seconds": 9.7}},
+    "stages_ms": {"decode": 2.0, "detect": 30.0, "judge": 3.0, "classify": 20.0},
+    "floor_ms": {"decode": 1.5, "face": 25.0, "mobile": 18.0},
+}  # fmt: skip
 DOCUMENTS = {
+    "end_to_end": END_TO_END, "folder": FOLDER,
     "evaluation-mobile": EVALUATION, "ablation-tiny": ABLATION, "robustness-mobile": ROBUSTNESS,
     "calibration-mobile": CALIBRATION, "deletion": DELETION, "resume": RESUME, "training": TRAINING,
 }  # fmt: skip
@@ -174,6 +192,13 @@ def test_where_numbers_come_from_is_told(name: str) -> None:
         "A run of 176 steps on one core, killed 5 times",
         "Equal bit for bit: last weights, best weights. **Not equal: log.**",
         "| tiny | 64 px, 64 | 300 (40 %) | 75 (40 %) | 4.00 |",
+        "−5.00 (−8.00 to −2.00). 5.0 % are missed; of those that are found the difference is −1.00 (−2.00 to +0.00)",
+        "a loss of one point at most: **not met**.",
+        "48 | 200 | 5.0 % | 80.0 % (73.9–85.0) | 85.0 % | −5.00 (−8.00 to −2.00) | −1.00 (−2.00 to +0.00) | 0.020 |",
+        "| light: dark | 5 | 100.0 % |",
+        "| 1 worker, 1 thread | 12.3 |",
+        "| detect | 30.0 | 25.0 |\n| judge | 3.0 |  |\n| classify | 20.0 | 18.0 |\n| **all** | **55.0** | **44.5** |",
+        "`nkf predict PHOTO` as a process of its own: 0.90 s, the median of 5 (0.85–1.10).",
     ],
 )
 def test_numbers_appear_with_their_intervals(text: str) -> None:
