@@ -84,8 +84,8 @@ out); none was checked here. They are about other images than ours, and do not c
   valid, after training on train; the test split is not used here at all.
 - **Choice of the checkpoint.** The published code of POSTER, POSTER++ and EfficientFace keeps the epoch that is best
   on the test images; EAC's writes the accuracy of every epoch. How NKF's was chosen is not known here. Ours was
-  chosen on valid, the images that it is reported on, and calibrated there, class biases included (under *Calibration*
-  the accuracy is judged on other folds). In the ablations nothing is chosen: these are measured on parts of train and
+  chosen on valid, the images that it is reported on, among three checkpoints, and calibrated there (under *Calibration*
+  everything is judged on other folds). In the ablations nothing is chosen: these are measured on parts of train and
   valid that were left out of training, with the last weights.
 - **Copies.** FERPlus has pixel-identical images across splits. Ours is given with and without those that train has too.
 - **Size.** The backbones of POSTER, POSTER++ and EAC have tens of millions of weights, and start from face-identity
