@@ -21,13 +21,14 @@ from nkf.quality import (
     find_problems,
     relative_spread,
 )
-from nkf.runtime import Device, load_fan
+from nkf.runtime import Device, FoundLandmarks, load_fan
 from nkf.weights import DEFAULT_FAN
 
 # Least detection score of what is looked at, and least probability that it is a face, landmarks considered. With 0.08
 # and 0.7, 11 % of the faces of benchmarks/end_to_end.py were missed, with these 6 %; in 350 pictures without a face
 # neither found one.
 CANDIDATE_SCORE, FOUND_PROBABILITY = 0.02, 0.5
+SECOND_LOOK_GAIN = 2.5  # by which a second look makes the landmarks surer at most: turned faces gain most
 MIN_DISTANCE = 0.25  # mean distance of the landmarks of two faces, in sizes of one
 
 
@@ -81,14 +82,11 @@ class FaceFinder:
 
     def _with_landmarks(self, pairs: Sequence[tuple[ImageRGB, Face]]) -> list[Face]:
         images, faces = [image for image, _ in pairs], [face for _, face in pairs]
-        boxes, size = [face.box_xyxy for face in faces], self._fan.info.input_size
         turns = [quarter_turns_upright(face.points5_px) for face in faces]
-        crops = [first_crop(box, size, turn) for box, turn in zip(boxes, turns, strict=True)]
-        found = find_in_crops(self._fan, images, crops, size=size)
+        found = self._landmarks(images, faces, turns)
         # Five points may be wrong about which way is up; the landmarks are surer where they are right.
         turned = [k for k, turn in enumerate(turns) if turn]
-        crops = [first_crop(boxes[k], size) for k in turned]
-        level = find_in_crops(self._fan, [images[k] for k in turned], crops, size=size)
+        level = self._landmarks([images[k] for k in turned], [faces[k] for k in turned], [0] * len(turned))
         for n, k in enumerate(turned):
             if level.spread_px[n].mean() < found.spread_px[k].mean():
                 found.points_px[k], found.spread_px[k] = level.points_px[n], level.spread_px[n]
@@ -99,12 +97,25 @@ class FaceFinder:
             for face, points, spread in zip(faces, *found, strict=True)
         ]
 
+    def _landmarks(self, images: Sequence[ImageRGB], faces: Sequence[Face], turns: Sequence[int]) -> FoundLandmarks:
+        """Look into each box once, and again only where the first look may show a face: most boxes hold none."""
+        size = self._fan.info.input_size
+        crops = [first_crop(face.box_xyxy, size, turn) for face, turn in zip(faces, turns, strict=True)]
+        found = find_in_crops(self._fan, images, crops, size=size, passes=1)
+        spreads = [relative_spread(points, spread) for points, spread in zip(*found, strict=True)]
+        likely = [k for k, spread in enumerate(spreads) if self._may_be_face(faces[k], spread / SECOND_LOOK_GAIN)]
+        again = find_in_crops(self._fan, [images[k] for k in likely], [crops[k] for k in likely], size=size)
+        found.points_px[likely], found.spread_px[likely] = again
+        return found
+
     def _is_face(self, face: Face) -> bool:
         assert face.landmarks_px is not None
         assert face.landmark_spread_px is not None
+        return self._may_be_face(face, relative_spread(face.landmarks_px, face.landmark_spread_px))
+
+    def _may_be_face(self, face: Face, spread: float) -> bool:
         if isinstance(self._detector, WholeImage):
             return True  # the user says so
-        spread = relative_spread(face.landmarks_px, face.landmark_spread_px)
         return face_probability(face.detection_score, spread) >= FOUND_PROBABILITY
 
     def _judged(self, image_rgb: ImageRGB, face: Face) -> Face:

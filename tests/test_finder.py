@@ -97,7 +97,7 @@ def test_the_surer_way_up_wins(monkeypatch, fan_file):
     """Five points that stand on their head, on a face that does not."""
     turned = []
 
-    def find(fan, images, matrices, *, size):
+    def find(fan, images, matrices, *, size, passes="auto"):
         turned.append([matrix[0, 0] < 0 for matrix in matrices])  # upside down: the x axis points to the left
         spread = 5.0 if any(turned[-1]) else 0.5
         points = np.repeat((MEAN_SHAPE * 60 + 20)[None], len(matrices), axis=0) + spread
@@ -107,9 +107,27 @@ def test_the_surer_way_up_wins(monkeypatch, fan_file):
     upside_down = np.array([[60, 60], [40, 60], [50, 50], [58, 40], [42, 40]], float)
     face = Face([20, 20, 80, 80], 0.9, points5_px=upside_down)
     (found,) = FaceFinder(detector_of(face), str(fan_file), "cpu")(NOISE)
-    assert turned == [[True], [False]]
+    assert turned == [[True], [True], [False], [False]]  # two looks each
     assert found.landmark_spread_px.max() == 0.5
     np.testing.assert_allclose(found.landmarks_px, MEAN_SHAPE * 60 + 20.5)
+
+
+def test_only_what_may_be_a_face_gets_a_second_look(monkeypatch, fan_file):
+    looks = []
+
+    def find(fan, images, matrices, *, size, passes="auto"):
+        looks.append((passes, len(matrices)))
+        sure = np.array([matrix[0, 0] > size / 60 for matrix in matrices], bool)  # in small boxes
+        return FoundLandmarks(
+            np.repeat((MEAN_SHAPE * 60 + 20)[None], len(matrices), axis=0),
+            np.repeat(np.where(sure, 0.5, 30.0)[:, None], 68, axis=1),
+        )
+
+    monkeypatch.setattr("nkf.finder.find_in_crops", find)
+    faces = [Face([5, 5, 95, 95], 0.9), Face([20, 20, 50, 50], 0.9), Face([0, 0, 100, 90], 0.3)]
+    (found,) = FaceFinder(detector_of(*faces), str(fan_file), "cpu")(NOISE)
+    assert found.box_xyxy.tolist() == [20, 20, 50, 50]
+    assert looks == [(1, 3), ("auto", 1), (1, 0), ("auto", 0)]
 
 
 def test_align_face_falls_back_to_the_box():
