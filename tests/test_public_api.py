@@ -39,7 +39,8 @@ def test_unknown_name():
     [
         ("import nkf", ["torch", "onnxruntime", "onnx", "numpy", "PIL", "tyro"]),
         ("from nkf import Predictor, Prediction, Face", ["torch", "onnxruntime", "onnx", "tyro", "matplotlib"]),
-        ("import nkf.cli", ["torch", "onnxruntime", "onnx", "matplotlib", "rich", "pyarrow"]),
+        ("import nkf.cli", ["torch", "onnxruntime", "onnx", "matplotlib", "rich", "pyarrow", "PIL", "av", "yaml"]),
+        ("import nkf.cli_predict", ["torch", "onnxruntime", "matplotlib", "rich", "pyarrow", "av", "yaml", "asyncio"]),
     ],
 )
 def test_importing_is_light(code, absent):
