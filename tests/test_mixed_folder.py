@@ -10,7 +10,6 @@ from nkf.cli_files import find_images
 from nkf.errors import ImageError
 from nkf.images import read_image
 
-
 SEED = 1  # one whose files have every ending
 
 
