@@ -13,6 +13,7 @@ from nkf.config import TrainConfig, load_config, merged, override, read_yaml, sa
 from nkf.errors import NkfError
 from nkf.network_config import EACConfig, NetworkConfig, PosterConfig
 from nkf.protocols import PROTOCOLS
+from nkf.weights import packaged_models
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("**/*.yaml"))
@@ -55,7 +56,10 @@ def test_networks_that_systems_start_from_are_those_that_configurations_make(fil
     for config in configs:
         if config.start_landmark_trunk is not None:
             assert made[config.start_landmark_trunk].task == "landmark_trunk"
-        if config.teacher is not None:
+        if config.teacher in packaged_models():
+            info = packaged_models()[config.teacher]
+            assert (info.classes, info.input_size) == (config.protocol.classes, config.crop_size)
+        elif config.teacher is not None:
             teacher = made[config.teacher]
             shared = ("task", "crop_size", "data", "limit")
             assert [getattr(teacher, field) for field in shared] == [getattr(config, field) for field in shared]
