@@ -43,7 +43,7 @@ from nkf.runtime import OnnxModel
 PHOTO = Path("examples/eileen_collins.jpg")
 SIZE_WH = (640, 480)
 SIDES = (120, 180, 260, 360)  # of the pasted portrait, whose face takes a fifth of it
-FILES, ROUNDS, COLD_STARTS = 120, 2, 5
+FILES, ROUNDS, COLD_STARTS = 60, 2, 5
 # Stage -> where prediction finds the function that does it. What lies within another stage is counted there alone.
 STAGES = {
     "decode": (nkf.predict, "read_image"),
@@ -62,7 +62,7 @@ def make_photos(folder: Path, count: int, seed: int) -> list[Path]:
         rng = np.random.default_rng([seed, number])
         x, y = rng.uniform(0, portrait.width / 2), rng.uniform(0, portrait.height / 2)
         part = portrait.crop((int(x), int(y), int(x) + portrait.width // 2, int(y) + portrait.height // 2))
-        canvas = part.resize(SIZE_WH).filter(ImageFilter.GaussianBlur(12))
+        canvas = part.resize(SIZE_WH).filter(ImageFilter.GaussianBlur(40))
         columns = 1 + int(rng.integers(3))
         for column in range(columns):
             width = SIZE_WH[0] / columns
