@@ -14,7 +14,7 @@ import tyro
 from nkf.cli_data import DATA_COMMANDS
 from nkf.cli_study import STUDY_COMMANDS
 from nkf.cli_video import VIDEO_COMMANDS
-from nkf.commandline import CommandTable, run
+from nkf.commandline import CommandTable, leave, run
 from nkf.progress import track
 from nkf.runtime import Device
 from nkf.weights import DEFAULT_FAN, DEFAULT_MODEL
@@ -382,4 +382,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows ``nkf``; by default that of this process.
     """
-    return run(COMMANDS, arguments)
+    code = run(COMMANDS, arguments)
+    return leave(code) if arguments is None else code

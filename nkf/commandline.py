@@ -53,6 +53,21 @@ def run(commands: CommandTable, arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def leave(code: int) -> int:
+    """End this process at once with an exit code, everything printed; returns it where that has to be left to Python.
+
+    Python frees all that it holds before it ends: a tenth of the time of ``nkf predict PHOTO``.
+    """
+    if "torch" in sys.modules:  # may have processes and files of its own to close
+        return code
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):  # the reader has gone, or the stream is closed
+        return code
+    os._exit(code)
+
+
 def _show_warning(
     message: Warning | str,
     category: type[Warning],

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -287,3 +289,20 @@ def test_annotation_replaces_only_its_own_pictures(run, tmp_path, portrait_path)
     mine.unlink()
     for _ in range(2):
         assert run("predict", portrait_path, "--detector", "none", "--annotate", folder)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "arguments", "printed", "code"),
+    [
+        ("", ["--version"], "nkf ", 0),  # at once, with all that was printed
+        ("", ["nonsense"], "", 2),
+        ("sys.modules['torch'] = None; ", ["--version"], "nkf ", 0),  # torch ends in its own way
+    ],
+)
+def test_a_process_ends_with_its_exit_code(before, arguments, printed, code):
+    ends = "import atexit, sys; atexit.register(print, 'tidied'); "
+    program = f"{ends}{before}from nkf.cli import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout.startswith(printed)
+    assert ("tidied" in done.stdout) == bool(before)
