@@ -47,7 +47,7 @@ FILES, ROUNDS, COLD_STARTS = 60, 2, 5
 # Stage -> where prediction finds the function that does it. What lies within another stage is counted there alone.
 STAGES = {
     "decode": (nkf.predict, "read_image"),
-    "landmarks": (nkf.finder, "find_in_crops"),
+    "landmarks": (nkf.finder.FaceFinder, "_with_landmarks"),
     "judge": (nkf.finder.FaceFinder, "_judged"),
     "align": (nkf.predict, "align_face"),
     "classify": (nkf.predict.Predictor, "_probabilities"),

@@ -143,9 +143,34 @@ def find_in_crops(
     Returns:
         (N, 68, 2) and (N, 68) in pixels of the images.
     """
+    found = first_look(fan, images, matrices, size)
+    return second_look(fan, images, matrices, found, size=size, passes=passes)
+
+
+def first_look(
+    fan: Network, images: Sequence[ImageRGB], matrices: Sequence[Matrix], size: int = CROP_SIZE
+) -> FoundLandmarks:
+    """The first pass of `find_in_crops`, with the same arguments and result."""
     if not matrices:
         return FoundLandmarks(np.zeros((0, NUM_LANDMARKS, 2)), np.zeros((0, NUM_LANDMARKS)))
-    points_px, spread_px = _one_pass(fan, images, matrices, size)
+    crops = [warp_similarity(image, matrix, size) for image, matrix in zip(images, matrices, strict=True)]
+    found = fan(to_batch(crops))
+    points = [transform_points(invert_transform(m), p) for m, p in zip(matrices, found.points_px, strict=True)]
+    scales = np.sqrt([abs(np.linalg.det(matrix[:, :2])) for matrix in matrices])
+    return FoundLandmarks(np.stack(points).astype(np.float64), found.spread_px / scales[:, None])
+
+
+def second_look(
+    fan: Network,
+    images: Sequence[ImageRGB],
+    matrices: Sequence[Matrix],
+    found: FoundLandmarks,
+    *,
+    size: int = CROP_SIZE,
+    passes: Passes = "auto",
+) -> FoundLandmarks:
+    """The second pass of `find_in_crops`, with the same arguments and what the first one found."""
+    points_px, spread_px = found
     squares = {
         k: upright_square(points)
         for k, (matrix, points) in enumerate(zip(matrices, points_px, strict=True))
@@ -153,8 +178,9 @@ def find_in_crops(
     }
     again = [k for k, square in squares.items() if square[2] > 0]  # all landmarks in one place give no crop
     if again:
-        second = [square_transform(squares[k], size) for k in again]
-        points_px[again], spread_px[again] = _one_pass(fan, [images[k] for k in again], second, size)
+        closer = [square_transform(squares[k], size) for k in again]
+        points_px, spread_px = points_px.copy(), spread_px.copy()
+        points_px[again], spread_px[again] = first_look(fan, [images[k] for k in again], closer, size)
     return FoundLandmarks(points_px, spread_px)
 
 
@@ -168,17 +194,6 @@ def is_badly_placed(landmarks_px: Points, size: int) -> bool:
     x, y, side, angle = upright_square(landmarks_px)
     shift = max(abs(x - size / 2), abs(y - size / 2)) / size
     return bool(abs(angle) > MAX_ROLL or shift > MAX_SHIFT or not MIN_SCALE < side / size < 1 / MIN_SCALE)
-
-
-def _one_pass(
-    fan: Network, images: Sequence[ImageRGB], matrices: Sequence[Matrix], size: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Run the network on one crop of each image, and map what it finds back: (N, 68, 2), (N, 68)."""
-    crops = [warp_similarity(image, matrix, size) for image, matrix in zip(images, matrices, strict=True)]
-    found = fan(to_batch(crops))
-    points = [transform_points(invert_transform(m), p) for m, p in zip(matrices, found.points_px, strict=True)]
-    scales = np.sqrt([abs(np.linalg.det(matrix[:, :2])) for matrix in matrices])
-    return np.stack(points).astype(np.float64), found.spread_px / scales[:, None]
 
 
 def quarter_turns_upright(points5_px: Points | None) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nkf.detectors import Detector, NkfDetector, WholeImage, make_detector
 from nkf.errors import NkfError
-from nkf.faces import Face, find_in_crops, first_crop, quarter_turns_upright
+from nkf.faces import Face, find_in_crops, first_crop, first_look, quarter_turns_upright, second_look
 from nkf.geometry import Matrix, Points, box_transform, crop_transform, transform_points
 from nkf.images import ImageRGB, warp_similarity, whole_box
 from nkf.quality import (
@@ -101,10 +101,11 @@ class FaceFinder:
         """Look into each box once, and again only where the first look may show a face: most boxes hold none."""
         size = self._fan.info.input_size
         crops = [first_crop(face.box_xyxy, size, turn) for face, turn in zip(faces, turns, strict=True)]
-        found = find_in_crops(self._fan, images, crops, size=size, passes=1)
+        found = first_look(self._fan, images, crops, size)
         spreads = [relative_spread(points, spread) for points, spread in zip(*found, strict=True)]
         likely = [k for k, spread in enumerate(spreads) if self._may_be_face(faces[k], spread / SECOND_LOOK_GAIN)]
-        again = find_in_crops(self._fan, [images[k] for k in likely], [crops[k] for k in likely], size=size)
+        part = FoundLandmarks(found.points_px[likely], found.spread_px[likely])
+        again = second_look(self._fan, [images[k] for k in likely], [crops[k] for k in likely], part, size=size)
         found.points_px[likely], found.spread_px[likely] = again
         return found
 

@@ -97,17 +97,18 @@ def test_the_surer_way_up_wins(monkeypatch, fan_file):
     """Five points that stand on their head, on a face that does not."""
     turned = []
 
-    def find(fan, images, matrices, *, size, passes="auto"):
+    def look(fan, images, matrices, size):
         turned.append([matrix[0, 0] < 0 for matrix in matrices])  # upside down: the x axis points to the left
         spread = 5.0 if any(turned[-1]) else 0.5
         points = np.repeat((MEAN_SHAPE * 60 + 20)[None], len(matrices), axis=0) + spread
         return FoundLandmarks(points, np.full((len(matrices), 68), spread))
 
-    monkeypatch.setattr("nkf.finder.find_in_crops", find)
+    monkeypatch.setattr("nkf.finder.first_look", look)
+    monkeypatch.setattr("nkf.finder.second_look", lambda fan, images, matrices, found, size: found)
     upside_down = np.array([[60, 60], [40, 60], [50, 50], [58, 40], [42, 40]], float)
     face = Face([20, 20, 80, 80], 0.9, points5_px=upside_down)
     (found,) = FaceFinder(detector_of(face), str(fan_file), "cpu")(NOISE)
-    assert turned == [[True], [True], [False], [False]]  # two looks each
+    assert turned == [[True], [False]]
     assert found.landmark_spread_px.max() == 0.5
     np.testing.assert_allclose(found.landmarks_px, MEAN_SHAPE * 60 + 20.5)
 
@@ -115,19 +116,26 @@ def test_the_surer_way_up_wins(monkeypatch, fan_file):
 def test_only_what_may_be_a_face_gets_a_second_look(monkeypatch, fan_file):
     looks = []
 
-    def find(fan, images, matrices, *, size, passes="auto"):
-        looks.append((passes, len(matrices)))
+    def look(fan, images, matrices, size):
+        looks.append(("first", len(matrices)))
         sure = np.array([matrix[0, 0] > size / 60 for matrix in matrices], bool)  # in small boxes
         return FoundLandmarks(
             np.repeat((MEAN_SHAPE * 60 + 20)[None], len(matrices), axis=0),
             np.repeat(np.where(sure, 0.5, 30.0)[:, None], 68, axis=1),
         )
 
-    monkeypatch.setattr("nkf.finder.find_in_crops", find)
+    def look_again(fan, images, matrices, found, size):
+        looks.append(("second", len(matrices)))
+        return FoundLandmarks(found.points_px + 1, found.spread_px / 2)
+
+    monkeypatch.setattr("nkf.finder.first_look", look)
+    monkeypatch.setattr("nkf.finder.second_look", look_again)
     faces = [Face([5, 5, 95, 95], 0.9), Face([20, 20, 50, 50], 0.9), Face([0, 0, 100, 90], 0.3)]
     (found,) = FaceFinder(detector_of(*faces), str(fan_file), "cpu")(NOISE)
     assert found.box_xyxy.tolist() == [20, 20, 50, 50]
-    assert looks == [(1, 3), ("auto", 1), (1, 0), ("auto", 0)]
+    assert looks == [("first", 3), ("second", 1), ("first", 0), ("second", 0)]
+    np.testing.assert_allclose(found.landmarks_px, MEAN_SHAPE * 60 + 21)
+    assert found.landmark_spread_px.max() == 0.25
 
 
 def test_align_face_falls_back_to_the_box():
