@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Device = Literal["auto", "cpu", "cuda"]
 FloatArray = NDArray[np.float32]
 
-BATCH_SIZE = 64  # crops in one call of a network; more faces than that gain no speed and cost memory
+BATCH_SIZE = 16  # crops in one call of a network: more gain no speed, and cost memory that is kept
 
 
 class OnnxModel:
@@ -55,6 +55,7 @@ class OnnxModel:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
+        options.enable_mem_pattern = False  # kept for every shape of input; pictures have many
         options.log_severity_level = 3  # errors only: warnings are about graph details that no user can change
         options.intra_op_num_threads = threads or usable_cores()
         # Waiting threads spin by default: beside anything else that computes, a prediction took 1.6 times as long.

@@ -77,7 +77,7 @@ def test_other_files_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [["a.txt"], ["a/b/c.csv", "d"]])
 def test_without_images(tmp_path: Path, names: list[str]) -> None:
-    with pytest.raises(NkfError, match=r"source: no image files; expected some of \.avif, \.bmp, ") as caught:
+    with pytest.raises(NkfError, match=r"source: no image files; expected some of \.apng, \.avif, ") as caught:
         listing_of(tmp_path / "source", names)
     assert "\n" not in str(caught.value)
 
@@ -139,6 +139,6 @@ def test_import_finds_landmarks_in_the_whole_image(tmp_path: Path) -> None:
 
 
 def test_import_without_images(tmp_path: Path) -> None:
-    with pytest.raises(NkfError, match=r"source: no image files; expected some of \.avif, \.bmp, "):
+    with pytest.raises(NkfError, match=r"source: no image files; expected some of \.apng, \.avif, "):
         import_dataset(list_faces, save(tmp_path / "source", {"a.txt": b""}), tmp_path / "pack")
     assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
