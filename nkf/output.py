@@ -35,7 +35,25 @@ class Writer(Protocol):
         """Add one prediction."""
 
 
-class _TextWriter:
+class WholeFile:
+    """Base of writers: how a ``with`` block ends, see `Writer`. `_stack` holds what was opened."""
+
+    _stack: ExitStack
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Write what comes last."""
+
+
+class _TextWriter(WholeFile):
     """A text file, see `Writer`.
 
     Missing folders are made. A stream, or a path that is no regular file (``/dev/stdout``, a pipe), is written
@@ -45,7 +63,6 @@ class _TextWriter:
     def __init__(self, file: Path | TextIO) -> None:
         self._file = file
         self._stream: TextIO
-        self._stack: ExitStack
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -60,15 +77,9 @@ class _TextWriter:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._stack.__exit__(kind, error, trace)
-            return
-        with self._stack:
-            self._end()
-            self._stream.flush()
+    def _finish(self) -> None:
+        self._end()
+        self._stream.flush()
 
     def _start(self) -> None:
         """Write what comes before the first prediction."""
@@ -175,7 +186,7 @@ def face_rows(document: Document) -> list[dict[str, Any]]:
     ]
 
 
-class ParquetWriter:
+class ParquetWriter(WholeFile):
     """A table with the rows of the CSV in typed columns, and more of each face; see docs/prediction.md.
 
     Args:
@@ -210,14 +221,8 @@ class ParquetWriter:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._stack.__exit__(kind, error, trace)
-            return
-        with self._stack:
-            self._write_group()
+    def _finish(self) -> None:
+        self._write_group()
 
     def _make_schema(self, classes: tuple[str, ...]) -> Any:
         whole, number, text = self._arrow.int32(), self._arrow.float32(), self._arrow.string()

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 import numpy as np
@@ -21,7 +20,7 @@ from nkf.errors import NkfError
 from nkf.files import replacing
 from nkf.geometry import LANDMARK_GROUPS
 from nkf.images import ImageRGB
-from nkf.output import CSV_COLUMNS, CsvWriter, Document, JsonWriter, ParquetWriter, face_rows
+from nkf.output import CSV_COLUMNS, CsvWriter, Document, JsonWriter, ParquetWriter, WholeFile, face_rows
 from nkf.video import require_av
 from nkf.video_predict import FramePrediction, TrackedFace
 from nkf.video_sources import VideoInfo
@@ -124,7 +123,7 @@ class FrameJsonWriter(JsonWriter):
         self._stream.write(f"{frames}, {json.dumps(self._result)[1:]}\n")
 
 
-class OverlayWriter:
+class OverlayWriter(WholeFile):
     """An H.264 video with boxes, landmarks and smoothed expressions: ``with OverlayWriter(file) as overlay: ...``.
 
     Frames keep their times, so that a variable frame rate stays one. There is no sound. An odd width or height grows
@@ -152,15 +151,9 @@ class OverlayWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._stack.__exit__(kind, error, trace)
-            return
-        with self._stack:
-            if self._stream is not None:
-                self._container.mux(self._stream.encode(None))
+    def _finish(self) -> None:
+        if self._stream is not None:
+            self._container.mux(self._stream.encode(None))
 
     def write(self, image_rgb: ImageRGB, prediction: FramePrediction) -> None:
         """Add one frame, drawn on.
