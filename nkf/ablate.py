@@ -184,7 +184,8 @@ class Measured:
         try:
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 return cls(content["rows"], content["labels"], content["probabilities"])
-        except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        except (OSError, KeyError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
+            # RuntimeError: an encrypted archive, or one of a later version (NotImplementedError)
             raise NkfError(f"{file}: not what an ablation measured ({error}); remove it to measure again") from error
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from nkf.errors import NkfError
 
+_MAX_STEP = 10**15  # more is no step that anything took, and too large for exact arithmetic
+
 
 def training_seconds(folder: Path) -> float | None:
     """What a run's training took, without pauses: median time of a step times the steps; None if it tells too little.
@@ -60,4 +62,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 def _numbers(line: dict[str, Any]) -> dict[str, Any]:
     loss = {"loss": float(line["loss"])} if "loss" in line else {}
-    return line | {"step": int(line["step"]), "time": float(line["time"])} | loss
+    step = int(line["step"])
+    if abs(step) > _MAX_STEP:
+        raise ValueError(f"step {line['step']:.3g}")
+    return line | {"step": step, "time": float(line["time"])} | loss

@@ -1,6 +1,8 @@
 """Grids of runs: what they hold, and that stopping and going on changes no number."""
 
+import io
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -280,11 +282,22 @@ def test_noise_that_is_asked_for_later_is_measured(
         assert read_damage(run.noise)["accuracy"] == {"0": 0.51, "0.1": 0.51}
 
 
+def zip_of_version(version: int) -> bytes:
+    """An archive of one file that asks for a later version of the format."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("rows.npy", b"")
+    content = bytearray(stream.getvalue())
+    content[content.index(b"PK\x01\x02") + 6] = version  # in the directory at the end
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     ("content", "read"),
     [
         (b"nothing", Measured.read),
         (b"PK\x03\x04 cut", Measured.read),
+        (zip_of_version(80), Measured.read),
         (b"{}", read_damage),
         (b'{"accuracy": [1]}', read_damage),
         (b"[" * 100_000, read_damage),

@@ -43,7 +43,7 @@ def test_too_few_lines_tell_nothing(tmp_path: Path, count: int) -> None:
 def test_a_step_that_is_logged_twice_counts_once(tmp_path: Path) -> None:
     assert learning(write(tmp_path, [line(20, 10), line(20, 11), line(40, 20), line(60, 30)]))["ms_a_step"] == 500
     with pytest.raises(NkfError, match="too few steps"):
-        learning(write(tmp_path, [line(10**30, 10), line(10**30, 11)]))
+        learning(write(tmp_path, [line(40, 10), line(40, 11)]))
 
 
 @pytest.mark.parametrize(("count", "first", "last"), [(5, 10, 6), (20, 9.5, -8.5), (39, 9, -27)])
@@ -61,6 +61,7 @@ def test_losses_are_means_of_first_and_last_tenth(tmp_path: Path, count: int, fi
         "[1]\n",
         '{"step": "x", "time": 1}\n',
         '{"step": Infinity, "time": 1}\n',
+        '{"step": 1' + "0" * 310 + ', "time": 1}\n',
         '{"step": 1, "time": 1, "loss": {}}\n',
         "[" * 100_000 + "\n",
         None,
