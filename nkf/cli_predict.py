@@ -1,5 +1,6 @@
 """The command ``nkf predict``: inputs and outputs checked first, then predicted in batches, then written whole."""
 
+import glob
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -58,19 +59,19 @@ class PredictOutputs:
     @property
     def journal(self) -> Path | None:
         """Where the journal of the run lies: beside the first file, or in the folder of pictures."""
-        files = [path for path in self.files if path != _STANDARD_OUTPUT and (path.is_file() or not path.exists())]
+        files = [path for path in self.files if not _is_stream(path)]
         if files:
             return files[0].with_name(files[0].name + SUFFIX)
         return next((folder / f"{option}{SUFFIX}" for option, folder in self.folders.items()), None)
 
-    def writers(self, classes: tuple[str, ...], *, standard_output: bool) -> Iterator[Writer]:
-        """Make the writers of the files, or those to standard output."""
+    def writers(self, classes: tuple[str, ...], *, streams: bool) -> Iterator[Writer]:
+        """Make the writers of what is written at once (see `_is_stream`), or of the files."""
         for path, kind in ((self.json, JsonWriter), (self.jsonl, JsonLinesWriter)):
-            if path is not None and (path == _STANDARD_OUTPUT) == standard_output:
+            if path is not None and _is_stream(path) == streams:
                 yield kind(_stream_or_file(path))
-        if self.csv is not None and (self.csv == _STANDARD_OUTPUT) == standard_output:
+        if self.csv is not None and _is_stream(self.csv) == streams:
             yield CsvWriter(_stream_or_file(self.csv), classes)
-        if self.parquet is not None and not standard_output:
+        if self.parquet is not None and _is_stream(self.parquet) == streams:
             yield ParquetWriter(self.parquet, classes)
 
 
@@ -114,7 +115,7 @@ def predict_all(
         make_folder(folder)
     run = _Run(predictor, outputs, images, pictures, workers)
     with ExitStack() as stack:
-        run.writers = [stack.enter_context(w) for w in outputs.writers(predictor.classes, standard_output=True)]
+        run.writers = [stack.enter_context(w) for w in outputs.writers(predictor.classes, streams=True)]
         if outputs.journal is None:
             return run.go(None)
         folders = {"annotate": str(outputs.annotate), "explain": str(outputs.explain)}
@@ -129,6 +130,8 @@ def predict_all(
 @contextmanager
 def _journal(file: Path, settings: dict[str, Any], resume: bool) -> Iterator[Journal]:
     """A journal that says how to go on when the run is stopped, and that does not stay behind empty."""
+    if file.exists() and not resume:
+        print(f"nkf: {file}, of a run that was stopped, is thrown away (--resume goes on with it)", file=sys.stderr)
     with Journal(file, settings, resume=resume, block=BATCH_FILES) as journal:
         before = journal.count
         try:
@@ -143,7 +146,7 @@ def _journal(file: Path, settings: dict[str, Any], resume: bool) -> Iterator[Jou
 
 def _write_files(outputs: PredictOutputs, classes: tuple[str, ...], journal: Journal) -> None:
     with ExitStack() as stack:
-        writers = [stack.enter_context(writer) for writer in outputs.writers(classes, standard_output=False)]
+        writers = [stack.enter_context(writer) for writer in outputs.writers(classes, streams=False)]
         for entry in journal if writers else ():
             for writer in writers:
                 writer.write(entry.document)
@@ -187,9 +190,17 @@ class _Run:
             failed |= entry.document["status"] == "error" or entry.problem is not None
             for writer in self.writers:
                 writer.write(entry.document)
+        self._remove_halves(journal.count)
         if journal.count:
             print(f"nkf: going on after {journal.count:,} of {len(self.images):,}", file=sys.stderr)
         return failed
+
+    def _remove_halves(self, done: int) -> None:
+        """Remove what a kill left of a picture: it was one of the first that are drawn now."""
+        for files in self.pictures.values():
+            for file in files[done : done + BATCH_FILES]:
+                for half in file.parent.glob(f"{glob.escape(file.name)}.*.partial"):
+                    half.unlink(missing_ok=True)
 
     def _tell(self, prediction: Prediction, problem: str | None) -> bool:
         """Print what a person wants to know; returns whether anything failed."""
@@ -261,6 +272,11 @@ def _check_outputs(images: ImageInputs, outputs: PredictOutputs, pictures: Mappi
             if file.exists() and not is_signed(file, _SOFTWARE + option):
                 kind = _KINDS[option]
                 raise NkfError(f"{file}: exists and is no {kind} picture of nkf; choose another --{option} folder")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path is written at once: standard output, a pipe, a device. A file appears when all is done."""
+    return path == _STANDARD_OUTPUT or (path.exists() and not path.is_file())
 
 
 def _stream_or_file(path: Path) -> Path | TextIO:

@@ -15,6 +15,8 @@ from nkf.quality import face_size
 Array = NDArray[np.float64]
 
 MAX_DISTANCE = 0.6  # between a face and where its track expects it, in face sizes
+MAX_SPEED = 3.0  # face sizes a second, by which a face may have moved besides since the frame before
+MOST_DISTANCE = 1.6  # however long ago that frame is
 MAX_GAP_S = 1.0  # for which a face that is not found keeps its track
 SMOOTH_SECONDS = 0.5
 LOW_QUALITY_WEIGHT = 0.1  # of a face of low quality in the smoothed probabilities; others have 1
@@ -57,7 +59,8 @@ class FaceTracker:
         """Start without tracks.
 
         Args:
-            max_distance: between a face and where its track expects it, in face sizes (longer side of the landmarks).
+            max_distance: between a face and where its track expects it, in face sizes (longer side of the landmarks);
+                by `MAX_SPEED` more, up to `MOST_DISTANCE`, where the last frame is long ago.
             max_gap_s: for which a face that is not found keeps its track; one that was in the last frame may be in this
                 one, however much time lies between them.
         """
@@ -80,7 +83,9 @@ class FaceTracker:
         remembered_s = min(time_s - self._max_gap_s, self._last_s)
         tracks = [track for track in self._tracks if track.time_s >= remembered_s]
         distances = np.array([[track.distance(points, time_s) for points in faces] for track in tracks])
-        pairs = nearest_pairs(distances.reshape(len(tracks), len(faces)), self._max_distance)
+        further = MAX_SPEED * max(time_s - self._last_s, 0.0)  # where frames are left out, faces move further
+        reach = max(self._max_distance, min(self._max_distance + further, MOST_DISTANCE))
+        pairs = nearest_pairs(distances.reshape(len(tracks), len(faces)), reach)
         numbers = []
         for k, points in enumerate(faces):
             if k in pairs:

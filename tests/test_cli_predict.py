@@ -155,6 +155,42 @@ def test_other_inputs_or_settings_are_not_mixed(run, photos, monkeypatch):
     assert run("predict", "in", *whole_images, "--json", "a.json", "--resume")[0] == 1
 
 
+def test_pipes_and_devices_are_written_at_once(run, photos, tmp_path):
+    """They get what a file would hold, and no journal lies beside them; with a file besides there is one of its own."""
+    arguments = ("predict", "in", "--detector", "none")
+    run(*arguments, "--csv", "a.csv", "--jsonl", "a.jsonl")
+    for more in ((), ("--jsonl", "b.jsonl")):
+        os.mkfifo("pipe")
+        with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, cwd=tmp_path) as reader:
+            assert run(*arguments, "--csv", "pipe", *more)[0] == 1
+            assert reader.stdout.read() == Path("a.csv").read_bytes()
+        Path("pipe").unlink()
+    assert Path("b.jsonl").read_bytes() == Path("a.jsonl").read_bytes()
+    assert not list(tmp_path.rglob("*.journal"))
+
+
+def test_what_a_stopped_run_leaves_is_cleared(run, photos, monkeypatch):
+    def stopped(self, paths, *, workers):
+        yield from list(going(self, paths, workers=workers))[:BATCH_FILES]
+        raise KeyboardInterrupt
+
+    going = Predictor.predict_files
+    arguments = ("predict", "in", "--detector", "none", "--annotate", "drawn")
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict_files", stopped)
+        assert run(*arguments)[0] == 130
+    half = Path("drawn") / f"{BATCH_FILES:02}.jpg.123.partial"
+    half.touch()
+    assert run(*arguments, "--resume")[0] == 1
+    assert not half.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict_files", stopped)
+        assert run(*arguments)[0] == 130
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert "annotate.journal, of a run that was stopped, is thrown away (--resume goes on with it)" in err[0]
+
+
 def test_an_improbable_expression_is_told(run, photos):
     code, out, _ = run("predict", photos / "02.jpg", "--min-confidence", "1", "--csv", "a.csv")
     assert code == 0

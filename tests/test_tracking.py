@@ -194,3 +194,14 @@ def test_a_face_of_low_quality_counts_less():
         return smoother([0.0, 1.0], 1.0, weight=weight)[1]
 
     assert after(0.1) == pytest.approx(after(1.0) / 10, rel=0.15)
+
+
+@pytest.mark.parametrize(("fps", "speed"), [(30, 10.0), (3, 3.0), (2, 2.5)])
+def test_a_moving_face_keeps_its_number_where_frames_are_left_out(fps, speed):
+    """Speed in face sizes a second: with few frames it moves by more than `MAX_DISTANCE` from one to the next."""
+    frames = [[at(k * speed * SIZE / fps)] for k in range(8)]
+    assert tracks(frames, fps) == [[0]] * 8
+
+
+def test_a_face_that_appears_far_away_is_a_new_one_however_few_frames():
+    assert tracks([[at(0)], [at(0)], [at(2.5 * SIZE)]], fps=1.5) == [[0], [0], [1]]
