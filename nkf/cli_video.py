@@ -90,7 +90,7 @@ def webcam(
 
     Shows each track's smoothed probabilities in the terminal, always of the newest frame: those that there is no time
     for are dropped. Nothing is recorded unless --jsonl asks for it, and pictures never. Ctrl-C ends it. Exit code 0: it
-    ended; 1: the camera went away, or the file is damaged; 2: the command is wrong, or there is no such camera or video.
+    ended; 1: the camera went away, or the file is damaged; 2: the command is wrong, or there is nothing to open.
 
     Examples:
       nkf webcam
