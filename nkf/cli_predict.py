@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from PIL import Image
 
@@ -18,12 +18,20 @@ from nkf.explain_draw import draw_explanations
 from nkf.files import replacing
 from nkf.images import read_image
 from nkf.journal import SUFFIX, Journal
-from nkf.output import CsvWriter, JsonLinesWriter, JsonWriter, ParquetWriter, Writer, check_place
+from nkf.output import (
+    STANDARD_OUTPUT,
+    CsvWriter,
+    JsonLinesWriter,
+    JsonWriter,
+    ParquetWriter,
+    Writer,
+    check_place,
+    stream_or_file,
+)
 from nkf.predict import BATCH_FILES, Prediction, Predictor
 from nkf.progress import track
 from nkf.runtime import Device, usable_cores
 
-_STANDARD_OUTPUT = Path("-")
 _SOFTWARE = "nkf predict --"  # and the option, signs our pictures: no other file is ever replaced by one
 
 _KINDS = {"annotate": "annotated", "explain": "explained"}
@@ -54,7 +62,7 @@ class PredictOutputs:
     @property
     def to_standard_output(self) -> bool:
         """Whether a file goes to standard output, so that nothing else may."""
-        return _STANDARD_OUTPUT in self.files
+        return STANDARD_OUTPUT in self.files
 
     @property
     def journal(self) -> Path | None:
@@ -68,9 +76,9 @@ class PredictOutputs:
         """Make the writers of what is written at once (see `_is_stream`), or of the files."""
         for path, kind in ((self.json, JsonWriter), (self.jsonl, JsonLinesWriter)):
             if path is not None and _is_stream(path) == streams:
-                yield kind(_stream_or_file(path))
+                yield kind(stream_or_file(path))
         if self.csv is not None and _is_stream(self.csv) == streams:
-            yield CsvWriter(_stream_or_file(self.csv), classes)
+            yield CsvWriter(stream_or_file(self.csv), classes)
         if self.parquet is not None and _is_stream(self.parquet) == streams:
             yield ParquetWriter(self.parquet, classes)
 
@@ -109,7 +117,7 @@ def predict_all(
         threads=max(1, usable_cores() // workers),
     )
     for path in outputs.files:
-        if path != _STANDARD_OUTPUT:
+        if path != STANDARD_OUTPUT:
             check_place(path)
     for folder in outputs.folders.values():
         make_folder(folder)
@@ -130,9 +138,10 @@ def predict_all(
 @contextmanager
 def _journal(file: Path, settings: dict[str, Any], resume: bool) -> Iterator[Journal]:
     """A journal that says how to go on when the run is stopped, and that does not stay behind empty."""
-    if file.exists() and not resume:
-        print(f"nkf: {file}, of a run that was stopped, is thrown away (--resume goes on with it)", file=sys.stderr)
+    thrown_away = file.exists() and not resume
     with Journal(file, settings, resume=resume, block=BATCH_FILES) as journal:
+        if thrown_away:
+            print(f"nkf: {file}, of a run that was stopped, is thrown away (--resume goes on with it)", file=sys.stderr)
         before = journal.count
         try:
             yield journal
@@ -253,7 +262,7 @@ def _picture_files(images: Iterable[InputImage], folder: Path) -> list[Path]:
 
 
 def _check_outputs(images: ImageInputs, outputs: PredictOutputs, pictures: Mapping[str, Sequence[Path]]) -> None:
-    if outputs.parquet == _STANDARD_OUTPUT:
+    if outputs.parquet == STANDARD_OUTPUT:
         raise NkfError("--parquet: needs a file, not standard output")
     for path in outputs.files:
         if path.is_dir():
@@ -276,11 +285,7 @@ def _check_outputs(images: ImageInputs, outputs: PredictOutputs, pictures: Mappi
 
 def _is_stream(path: Path) -> bool:
     """Whether a path is written at once: standard output, a pipe, a device. A file appears when all is done."""
-    return path == _STANDARD_OUTPUT or (path.exists() and not path.is_file())
-
-
-def _stream_or_file(path: Path) -> Path | TextIO:
-    return sys.stdout if path == _STANDARD_OUTPUT else path
+    return path == STANDARD_OUTPUT or (path.exists() and not path.is_file())
 
 
 def _lines(prediction: Prediction) -> list[str]:

@@ -58,8 +58,10 @@ class Journal:
         goes_on = self._resume and self.file.exists()
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            if not goes_on:
-                self.file.unlink(missing_ok=True)  # another run that still writes it keeps its own
+            if not goes_on and self.file.exists():
+                with self.file.open("rb") as stream:
+                    self._read_settings(stream)  # what is no journal stays
+                self.file.unlink()  # another run that still writes it keeps its own
             self._stream = self.file.open("r+b" if goes_on else "x+b")
         except OSError as error:
             raise NkfError(f"{self.file}: cannot be written ({error.strerror})") from error
@@ -101,10 +103,14 @@ class Journal:
         self._stream.write(json.dumps(content, allow_nan=False).encode() + b"\n")
         self._stream.flush()
 
-    def _keep_whole_blocks(self) -> None:
-        settings = _parsed(self._stream.readline())
+    def _read_settings(self, stream: BinaryIO) -> dict[str, Any]:
+        settings = _parsed(stream.readline())
         if not isinstance(settings, dict) or "journal" not in settings:
             raise NkfError(f"{self.file}: no journal of nkf; remove it, or write somewhere else")
+        return settings
+
+    def _keep_whole_blocks(self) -> None:
+        settings = self._read_settings(self._stream)
         different = sorted(
             key for key in settings.keys() | self._settings.keys() if settings.get(key) != self._settings.get(key)
         )

@@ -6,6 +6,7 @@ predictions were just made or read back from the journal of a run that was stopp
 
 import csv
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +20,7 @@ from nkf.predict import Prediction
 
 BOX_COLUMNS = ("x0", "y0", "x1", "y1")
 CSV_COLUMNS = ("path", "status", "face", *BOX_COLUMNS, "detection_score", "expression", "confidence")
+STANDARD_OUTPUT = Path("-")  # among the files that a command writes
 Document = Mapping[str, Any]  # see `Prediction.to_dict`
 
 
@@ -105,6 +107,11 @@ def _place(file: Path) -> Iterator[Path]:
         file.parent.mkdir(parents=True, exist_ok=True)
     with nullcontext(file) if direct else replacing(file) as target:
         yield target
+
+
+def stream_or_file(path: Path) -> Path | TextIO:
+    """What a writer takes for a path that a command was given: standard output for ``-``."""
+    return sys.stdout if path == STANDARD_OUTPUT else path
 
 
 def check_place(file: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from nkf.errors import ImageError, NkfError
 from nkf.files import replacing
-from nkf.output import JsonLinesWriter, Writer, check_place
+from nkf.output import STANDARD_OUTPUT, JsonLinesWriter, Writer, check_place, stream_or_file
 from nkf.predict import Predictor
 from nkf.progress import track
 from nkf.report import require_matplotlib
@@ -23,7 +23,6 @@ from nkf.video_output import FrameCsvWriter, FrameJsonWriter, FrameParquetWriter
 from nkf.video_predict import FramePrediction, TrackedFace, VideoPredictor
 from nkf.video_sources import VideoInfo
 
-_STANDARD_OUTPUT = Path("-")
 _TIMELINES: dict[str, Callable[[Timeline, Path], None]] = {
     ".png": draw_timeline,
     ".html": write_timeline_html,
@@ -57,9 +56,9 @@ class VideoOutputs:
         if self.annotate:
             OverlayWriter(self.annotate)  # looks at the ending
         for name in ("parquet", "annotate", "timeline"):
-            if getattr(self, name) == _STANDARD_OUTPUT:
+            if getattr(self, name) == STANDARD_OUTPUT:
                 raise NkfError(f"--{name} -: expected a file; --json, --jsonl and --csv can go to standard output")
-        places = [path if path == _STANDARD_OUTPUT else path.resolve() for path in self.all]
+        places = [path if path == STANDARD_OUTPUT else path.resolve() for path in self.all]
         for path, place in zip(self.all, places, strict=True):
             if path.is_dir():
                 raise NkfError(f"{path}: a folder, expected a file to write")
@@ -67,7 +66,7 @@ class VideoOutputs:
                 raise NkfError(f"{path}: two outputs cannot go to the same place")
             if place == clip.resolve():
                 raise NkfError(f"{path}: the input, would be overwritten; write somewhere else")
-            if path != _STANDARD_OUTPUT:
+            if path != STANDARD_OUTPUT:
                 check_place(path)
 
 
@@ -154,11 +153,11 @@ class _Run:
                 "smooth_seconds": self.settings.smooth_seconds,
                 "stride": self.settings.selection.stride,
             }
-            yield FrameJsonWriter(_stream_or_file(outputs.json), info, settings)
+            yield FrameJsonWriter(stream_or_file(outputs.json), info, settings)
         if outputs.jsonl:
-            yield JsonLinesWriter(_stream_or_file(outputs.jsonl))
+            yield JsonLinesWriter(stream_or_file(outputs.jsonl))
         if outputs.csv:
-            yield FrameCsvWriter(_stream_or_file(outputs.csv), classes)
+            yield FrameCsvWriter(stream_or_file(outputs.csv), classes)
         if outputs.parquet:
             yield FrameParquetWriter(outputs.parquet, classes)
 
@@ -232,10 +231,6 @@ def _expected_frames(info: VideoInfo, selection: FrameSelection) -> int:
         return 0
     seconds = min(selection.end_s, info.duration_s) - max(selection.start_s, 0.0)
     return max(math.ceil(seconds * info.fps / selection.stride), 0)
-
-
-def _stream_or_file(path: Path) -> Path | TextIO:
-    return sys.stdout if path == _STANDARD_OUTPUT else path
 
 
 def _one_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nkf.errors import ImageError, NkfError
-from nkf.output import JsonLinesWriter, check_place
+from nkf.output import STANDARD_OUTPUT, JsonLinesWriter, check_place, stream_or_file
 from nkf.predict import Predictor
 from nkf.runtime import Device
 from nkf.video import Video, VideoFrame, camera_frames
@@ -25,7 +25,6 @@ from nkf.video_run import SpanLines
 if TYPE_CHECKING:
     from rich.table import Table
 
-_STANDARD_OUTPUT = Path("-")
 _RATE_SECONDS = 2.0  # over which the shown frame rate is averaged
 _WAIT_SECONDS = 0.1  # for a frame, before the view is looked after again
 _BAR_WIDTH = 20
@@ -122,7 +121,7 @@ def watch(settings: WebcamSettings, *, jsonl: Path | None, window: bool) -> int:
     """Show what a camera sees until it ends; returns the exit code (see `nkf.cli_video.webcam`)."""
     if settings.seconds is not None and not settings.seconds > 0:
         raise NkfError(f"seconds {settings.seconds:g}: expected more than 0")
-    if jsonl is not None and jsonl != _STANDARD_OUTPUT:
+    if jsonl is not None and jsonl != STANDARD_OUTPUT:
         check_place(jsonl)
     model = Predictor(
         settings.model, detector=settings.detector, device=settings.device, min_confidence=settings.min_confidence
@@ -130,12 +129,12 @@ def watch(settings: WebcamSettings, *, jsonl: Path | None, window: bool) -> int:
     predictor = VideoPredictor(model, smooth_seconds=settings.smooth_seconds)
     name = settings.source or "camera"
     with ExitStack() as stack:
-        view = stack.enter_context(_make_view(window, model.classes, quiet=jsonl == _STANDARD_OUTPUT))
+        view = stack.enter_context(_make_view(window, model.classes, quiet=jsonl == STANDARD_OUTPUT))
         reader = _open(settings.source, stack)
         stack.callback(reader.close)
         log = None
         if jsonl is not None:
-            log = stack.enter_context(JsonLinesWriter(sys.stdout if jsonl == _STANDARD_OUTPUT else jsonl))
+            log = stack.enter_context(JsonLinesWriter(stream_or_file(jsonl)))
         interrupted = stack.enter_context(_interrupts_noted())
         end = float("inf") if settings.seconds is None else time.monotonic() + settings.seconds
         while not interrupted() and not view.closed and time.monotonic() < end:

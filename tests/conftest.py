@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 
-from nkf import __version__, weights
+from nkf import __version__, cli, weights
 from nkf.data.labels import VOTE_COLUMNS
 from nkf.data.pack import Sample
 from nkf.data.pack_writer import PackWriter
@@ -171,3 +171,15 @@ def _drawn_face(number: int, split: str, generator: np.random.Generator) -> Samp
         landmarks_px=landmarks_px if known else None,
         landmarks_source="teacher" if known else "none",
     )
+
+
+@pytest.fixture
+def run_nkf(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str], list[str]]]:
+    """Return a function that runs a command line and returns exit code, output lines, error lines."""
+
+    def run(*arguments: object) -> tuple[int, list[str], list[str]]:
+        code = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out.splitlines(), captured.err.splitlines()
+
+    return run

@@ -19,17 +19,11 @@ pytestmark = pytest.mark.usefixtures("fake_package")
 
 
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
+def run(run_nkf, tmp_path, monkeypatch):
     """Return a function that runs nkf in an empty folder and returns exit code, output lines, error lines."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-
-    def run(*arguments):
-        code = cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out.splitlines(), captured.err.splitlines()
-
-    return run
+    return run_nkf
 
 
 @pytest.fixture

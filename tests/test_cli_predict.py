@@ -13,7 +13,6 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from nkf import cli
 from nkf.output import CSV_COLUMNS
 from nkf.predict import BATCH_FILES, Predictor
 
@@ -23,15 +22,9 @@ BAD = (1, BATCH_FILES + 2)
 
 
 @pytest.fixture
-def run(fake_package, capsys, tmp_path, monkeypatch):
+def run(fake_package, run_nkf, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        code = cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out.splitlines(), captured.err.splitlines()
-
-    return run
+    return run_nkf
 
 
 @pytest.fixture

@@ -77,6 +77,13 @@ def test_a_foreign_journal_is_refused_and_stays(tmp_path, content, message):
     assert (tmp_path / "a.journal").read_bytes() == content
 
 
+def test_a_file_that_is_no_journal_is_not_replaced_by_one(tmp_path):
+    (tmp_path / "a.journal").write_text("dear diary\n")
+    with pytest.raises(NkfError, match="no journal of nkf"), journal_of(tmp_path / "a.journal", resume=False):
+        pass
+    assert (tmp_path / "a.journal").read_text() == "dear diary\n"
+
+
 def test_two_runs_cannot_go_on_with_one_journal(tmp_path):
     fill(tmp_path / "a.journal")
     with (

@@ -11,7 +11,7 @@ import pytest
 from made_videos import FakePredictor, cut, grey_frames, make_video, two_faces
 from rich.console import Console
 
-from nkf import cli, webcam
+from nkf import webcam
 from nkf.errors import ImageError, NkfError
 from nkf.video import VideoFrame
 from nkf.video_predict import VideoPredictor
@@ -19,18 +19,12 @@ from nkf.webcam import FrameRate, NewestFrame, live_table
 
 
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
+def run(run_nkf, tmp_path, monkeypatch):
     """Return a function that runs nkf in an empty folder and returns exit code, output lines, error lines."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setattr("nkf.webcam.Predictor", FakePredictor(two_faces))
-
-    def run(*arguments):
-        code = cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out.splitlines(), captured.err.splitlines()
-
-    return run
+    return run_nkf
 
 
 @pytest.fixture
