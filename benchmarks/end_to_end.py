@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from nkf.boxes import box_iou
 from nkf.data.pack import Pack
-from nkf.data.patches import paste, random_part, rotation
+from nkf.data.patches import faded_border, paste, random_part, rotation
 from nkf.data.scene_pool import read_pictures
 from nkf.evaluate import labelled_rows
 from nkf.files import replacing
@@ -124,19 +124,6 @@ def conditions() -> dict[str, dict[str, Condition]]:
     return {"size": sizes, "rotation": rotations, "light": lights, "faces": several, "small": small}
 
 
-def with_border(image_rgb: ImageRGB) -> tuple[Image.Image, Image.Image]:
-    """Widen a square picture by `BORDER` with its blurred edge; and the mask, which fades to nothing there."""
-    side = image_rgb.shape[0]
-    border = round(BORDER * side)
-    wide = Image.fromarray(np.pad(image_rgb, ((border, border), (border, border), (0, 0)), mode="edge"))
-    soft = wide.filter(ImageFilter.GaussianBlur(border / 4))
-    soft.paste(Image.fromarray(image_rgb), (border, border))
-    outside = np.maximum(np.abs(np.arange(side + 2 * border) + 0.5 - side / 2 - border) - side / 2, 0) / border
-    distance = np.hypot(outside[:, None], outside[None])
-    fade = np.clip(1 - distance, 0, 1)
-    return soft, Image.fromarray((255 * fade * fade * (3 - 2 * fade)).astype(np.uint8))
-
-
 def place(rng: np.random.Generator, sizes: Sequence[int], rotation_deg: int) -> list[tuple[int, Points]] | None:
     """Draw top left corners, whole pixels, of squares that stay apart and inside, turned too; None after some tries."""
     angle = np.radians(rotation_deg)
@@ -170,7 +157,7 @@ def compose(
         squares = place(rng, sizes, how.rotation_deg)
     placed = []
     for face, picture, (size, corner) in zip(faces, pictures, squares, strict=True):
-        image, mask = with_border(picture)
+        image, mask = faded_border(picture, round(BORDER * picture.shape[0]))
         linear = rotation(float(rng.choice([-1, 1])) * how.rotation_deg) * size / picture.shape[0]
         middle = corner + size / 2
         matrix = np.column_stack([linear, middle - linear @ [image.width / 2, image.height / 2]])

@@ -51,6 +51,22 @@ def face_mask(rng: np.random.Generator, landmarks_px: Points, side: int) -> Imag
     return mask
 
 
+def faded_border(image_rgb: ImageRGB, border: int) -> tuple[Image.Image, Image.Image]:
+    """Widen a square picture (S, S, 3) by its blurred edge, `border` pixels all around.
+
+    Returns:
+        The picture, and a mask of its size that fades to nothing over the border: to paste a tight picture of a face,
+        which ends at the face, without a line where it ends.
+    """
+    side = image_rgb.shape[0]
+    wide = Image.fromarray(np.pad(image_rgb, ((border, border), (border, border), (0, 0)), mode="edge"))
+    soft = wide.filter(ImageFilter.GaussianBlur(border / 4))
+    soft.paste(Image.fromarray(image_rgb), (border, border))
+    outside = np.maximum(np.abs(np.arange(side + 2 * border) + 0.5 - side / 2 - border) - side / 2, 0) / border
+    fade = np.clip(1 - np.hypot(outside[:, None], outside[None]), 0, 1)
+    return soft, Image.fromarray((255 * fade * fade * (3 - 2 * fade)).astype(np.uint8))
+
+
 def cover(
     rng: np.random.Generator, image: Image.Image, landmarks: Points, part: str, make_patch: Callable[[int], Image.Image]
 ) -> Image.Image:

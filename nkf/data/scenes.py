@@ -20,6 +20,7 @@ from nkf.data.patches import (
     draw_text,
     face_boxes,
     face_mask,
+    faded_border,
     fill_outline,
     log_uniform,
     paste,
@@ -35,6 +36,8 @@ from nkf.images import ImageRGB
 MAX_FACES = 12  # in a scene
 _VISIBLE = 0.45  # share of a face's box that has to be inside the picture to count
 _PERSON = 0.4  # share of pasted faces that get hair, neck and a body
+_TIGHT, _FADED = 0.6, 0.4  # of pictures that a face fills to so much of their side, the share that fades into the scene
+_GREY = 0.2  # share of scenes without colours
 Square = NDArray[np.float64]  # (4,) xyxy of something pasted
 OCCLUSIONS = ("none", "eyes", "mouth", "patch")
 
@@ -190,21 +193,23 @@ class SceneMaker:
     def _paste_face(
         self, canvas: Image.Image, rng: np.random.Generator, taken: list[Square], found: list[_Placed]
     ) -> None:
-        row = int(rng.integers(len(self.faces.images)))
+        row, side = int(rng.integers(len(self.faces.images))), self.faces.images.shape[1]
         angle = float(rng.uniform(-15, 15) if rng.random() < self.level else rng.uniform(-1, 1) * self.rotation_deg)
         turned = self.faces.landmarks_px[row] @ rotation(angle).T
         box = face_boxes(turned)
-        size = log_uniform(rng, *self.face_px)
-        scale = size / float((box[2:] - box[:2]).max())
-        place = self._place(rng, size, taken)
+        size, longer = log_uniform(rng, *self.face_px), float((box[2:] - box[:2]).max())
+        scale = size / longer
+        faded = longer > _TIGHT * side and rng.random() < _FADED
+        room = 1.5 * side * scale if faded else size
+        place = self._place(rng, room, taken)
         if place is None:
             return
         linear = rotation(angle) * scale
         matrix = np.column_stack([linear, place - (box[:2] + box[2:]) / 2 * scale])
-        if rng.random() < _PERSON:
+        if not faded and rng.random() < _PERSON:
             self._draw_person(canvas, rng, row, matrix, taken)
-        taken.append(np.array([*(place - size / 2), *(place + size / 2)]))
-        mask = face_mask(rng, self.faces.landmarks_px[row], self.faces.images.shape[1])
+        taken.append(np.array([*(place - room / 2), *(place + room / 2)]))
+        mask = None if faded else face_mask(rng, self.faces.landmarks_px[row], side)
         self._put(canvas, row, matrix, mask, rng, found, angle)
 
     def _draw_person(
@@ -231,14 +236,17 @@ class SceneMaker:
         canvas: Image.Image,
         row: int,
         matrix: NDArray[np.float64],
-        mask: Image.Image,
+        mask: Image.Image | None,
         rng: np.random.Generator,
         found: list[_Placed],
         angle: float,
         *,
         limits: tuple[int, ...] | None = None,
     ) -> None:
-        """Paste a face by its (2, 3) matrix to canvas pixels, cover parts of it, and note what is true about it."""
+        """Paste a face by its (2, 3) matrix to canvas pixels, cover parts of it, and note what is true about it.
+
+        Without a mask, all of its picture is pasted, and fades into the canvas.
+        """
         landmarks = self.faces.landmarks_px[row]
         image = Image.fromarray(relight(rng, self.faces.images[row]))
         occlusion = 0
@@ -253,6 +261,8 @@ class SceneMaker:
         area = limits or (0, 0, canvas.width, canvas.height)
         low, high = np.maximum(box[:2], area[:2]), np.minimum(box[2:], area[2:])
         visible = float(np.prod(np.maximum(high - low, 0)) / np.prod(box[2:] - box[:2]))
+        if mask is None:
+            image, mask, matrix = _faded(rng, image, matrix)
         paste(canvas, image, mask, matrix, area)
         if visible >= _VISIBLE and len(found) < MAX_FACES:
             box = np.concatenate([low, high]) if limits else box
@@ -294,6 +304,8 @@ class SceneMaker:
             patch.paste(stamp.convert("RGB"), ((side - stamp.width) // 2, (side - stamp.height) // 2))
             mask = Image.new("L", (side, side))
             mask.paste(stamp.getchannel("A"), ((side - stamp.width) // 2, (side - stamp.height) // 2))
+        if kind < 0.82 and rng.random() < _FADED / 2:  # about as many as of the faces
+            patch, mask, matrix = _faded(rng, patch, matrix)
         paste(canvas, patch, mask, matrix, (0, 0, canvas.width, canvas.height))
 
     def _place(self, rng: np.random.Generator, size: float, taken: list[Square]) -> NDArray[np.float64] | None:
@@ -332,6 +344,8 @@ class SceneMaker:
             canvas = canvas.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.6)))
         if rng.random() < 0.25:
             canvas = compress(canvas, int(rng.integers(25, 85)))
+        if rng.random() < _GREY:
+            canvas = canvas.convert("L").convert("RGB")
         image = np.asarray(canvas)
         if rng.random() < 0.5:
             image = relight(rng, image, strength=0.6)
@@ -343,3 +357,13 @@ class SceneMaker:
             np.array([face.occlusion for face in found], np.int64),
             np.array([face.visible for face in found], np.float32),
         )
+
+
+def _faded(
+    rng: np.random.Generator, image: Image.Image, matrix: NDArray[np.float64]
+) -> tuple[Image.Image, Image.Image, NDArray[np.float64]]:
+    """Give a picture a border that fades: picture, mask, and a (2, 3) matrix that keeps its pixels where they were."""
+    border = round(rng.uniform(0.1, 0.25) * image.width)
+    image, mask = faded_border(np.asarray(image), border)
+    linear = matrix[:, :2]
+    return image, mask, np.column_stack([linear, matrix[:, 2] - linear @ [border, border]])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nkf.data.patches import FOREHEAD, face_boxes, face_mask, scramble
+from nkf.data.patches import FOREHEAD, face_boxes, face_mask, faded_border, scramble
 from nkf.data.scene_pool import load_pool, read_pictures
-from nkf.data.scenes import MAX_FACES, Faces, SceneMaker
+from nkf.data.scenes import _TIGHT, MAX_FACES, Faces, SceneMaker
 from nkf.errors import NkfError
 from nkf.geometry import MEAN_SHAPE, five_points
 
@@ -94,6 +94,30 @@ def test_masks_cover_the_middle_of_the_face():
         mask = np.asarray(face_mask(np.random.default_rng(seed), landmarks, SIDE))
         assert mask.shape == (SIDE, SIDE)
         assert mask[int(landmarks[30, 1]), int(landmarks[30, 0])] > 200
+
+
+def test_a_border_fades_around_the_picture():
+    image = np.random.default_rng(0).integers(0, 255, (20, 20, 3)).astype(np.uint8)
+    wide, mask = faded_border(image, 8)
+    np.testing.assert_array_equal(np.asarray(wide)[8:-8, 8:-8], image)
+    outwards = np.asarray(mask)[18, 28:]
+    assert (np.asarray(mask)[8:-8, 8:-8] == 255).all()
+    assert outwards[0] > 240
+    assert outwards[-1] < 15
+    assert (np.diff(outwards.astype(int)) < 0).all()
+
+
+def test_faces_are_where_their_points_are_with_and_without_a_border(faces, maker, monkeypatch):
+    tight = np.ptp(face_boxes(faces.landmarks_px[0]).reshape(2, 2), axis=0).max() > _TIGHT * SIDE
+    assert tight  # so that the border is tried at all
+    for share in (0.0, 1.0):
+        monkeypatch.setattr("nkf.data.scenes._FADED", share)
+        for seed in range(20):
+            scene = maker.compose(np.random.default_rng(seed), faces=1)
+            for points, occlusion in zip(scene.points, scene.occlusion, strict=True):
+                x, y = points[2].astype(int)  # the tip of the nose: white faces in dark pictures, whatever their light
+                if not occlusion and 0 <= x < 160 and 0 <= y < 120:
+                    assert scene.image[y, x].max() > np.median(scene.image)
 
 
 def test_a_pool_is_composed_once(maker, tmp_path):
