@@ -25,6 +25,7 @@ from nkf.output import (
     JsonWriter,
     ParquetWriter,
     Writer,
+    check_files,
     check_place,
     stream_or_file,
 )
@@ -55,19 +56,20 @@ class PredictOutputs:
         return {option: folder for option, folder in both.items() if folder is not None}
 
     @property
-    def files(self) -> list[Path]:
-        """Files and standard output, in the order of the fields."""
-        return [path for path in (self.json, self.jsonl, self.csv, self.parquet) if path is not None]
+    def files(self) -> dict[str, Path]:
+        """Files and standard output, by option, in the order of the fields."""
+        every = {"json": self.json, "jsonl": self.jsonl, "csv": self.csv, "parquet": self.parquet}
+        return {option: path for option, path in every.items() if path is not None}
 
     @property
     def to_standard_output(self) -> bool:
         """Whether a file goes to standard output, so that nothing else may."""
-        return STANDARD_OUTPUT in self.files
+        return STANDARD_OUTPUT in self.files.values()
 
     @property
     def journal(self) -> Path | None:
         """Where the journal of the run lies: beside the first file, or in the folder of pictures."""
-        files = [path for path in self.files if not _is_stream(path)]
+        files = [path for path in self.files.values() if not _is_stream(path)]
         if files:
             return files[0].with_name(files[0].name + SUFFIX)
         return next((folder / f"{option}{SUFFIX}" for option, folder in self.folders.items()), None)
@@ -116,7 +118,7 @@ def predict_all(
         min_face_px=settings.min_face,
         threads=max(1, usable_cores() // workers),
     )
-    for path in outputs.files:
+    for path in outputs.files.values():
         if path != STANDARD_OUTPUT:
             check_place(path)
     for folder in outputs.folders.values():
@@ -262,20 +264,15 @@ def _picture_files(images: Iterable[InputImage], folder: Path) -> list[Path]:
 
 
 def _check_outputs(images: ImageInputs, outputs: PredictOutputs, pictures: Mapping[str, Sequence[Path]]) -> None:
-    if outputs.parquet == STANDARD_OUTPUT:
-        raise NkfError("--parquet: needs a file, not standard output")
-    for path in outputs.files:
-        if path.is_dir():
-            raise NkfError(f"{path}: a folder, expected a file to write")
-    places = [*outputs.files, *outputs.folders.values()]
-    resolved = [path.resolve() for path in places]
-    for k, path in enumerate(places):
-        if resolved[k] in resolved[:k]:
-            raise NkfError(f"{path}: two outputs cannot go to the same place")
+    check_files(outputs.files)
+    written = {path.resolve() for path in outputs.files.values()}
     for option, folder in outputs.folders.items():
         if folder.exists() and not folder.is_dir():
             raise NkfError(f"{folder}: a file, expected a folder for {_KINDS[option]} pictures")
-    check_no_input([*outputs.files, *(file for files in pictures.values() for file in files)], images)
+        if folder.resolve() in written:
+            raise NkfError(f"{folder}: two outputs cannot go to the same place")
+        written.add(folder.resolve())
+    check_no_input([*outputs.files.values(), *(file for files in pictures.values() for file in files)], images)
     for option, files in pictures.items():
         for file in files:
             if file.exists() and not is_signed(file, _SOFTWARE + option):

@@ -21,6 +21,8 @@ from nkf.predict import Prediction
 BOX_COLUMNS = ("x0", "y0", "x1", "y1")
 CSV_COLUMNS = ("path", "status", "face", *BOX_COLUMNS, "detection_score", "expression", "confidence")
 STANDARD_OUTPUT = Path("-")  # among the files that a command writes
+_STREAMED = ("json", "jsonl", "csv")  # options that can write there
+_ENDINGS = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 Document = Mapping[str, Any]  # see `Prediction.to_dict`
 
 
@@ -112,6 +114,31 @@ def _place(file: Path) -> Iterator[Path]:
 def stream_or_file(path: Path) -> Path | TextIO:
     """What a writer takes for a path that a command was given: standard output for ``-``."""
     return sys.stdout if path == STANDARD_OUTPUT else path
+
+
+def check_files(files: Mapping[str, Path]) -> None:
+    """See that what a command is going to write are different files, each of the kind that its option says.
+
+    Args:
+        files: by the name of the option; `STANDARD_OUTPUT` is one, for `_STREAMED` alone.
+
+    Raises:
+        NkfError: when two are the same, or one is a folder, a stream where a file is needed, or has the ending of
+            what another option writes.
+    """
+    places: set[Path] = set()
+    for option, path in files.items():
+        if path == STANDARD_OUTPUT and option not in _STREAMED:
+            raise NkfError(f"--{option} -: expected a file; --json, --jsonl and --csv can go to standard output")
+        if path.is_dir():
+            raise NkfError(f"{path}: a folder, expected a file to write")
+        other = _ENDINGS.get(path.suffix.lower(), option)
+        if option in _ENDINGS.values() and other != option:
+            raise NkfError(f"--{option} {path}: the ending of what --{other} writes; choose one of the two")
+        place = path if path == STANDARD_OUTPUT else path.resolve()
+        if place in places:
+            raise NkfError(f"{path}: two outputs cannot go to the same place")
+        places.add(place)
 
 
 def check_place(file: Path) -> None:

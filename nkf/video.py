@@ -47,6 +47,11 @@ class FrameSelection:
         if not self.start_s < self.end_s:
             raise NkfError(f"start {self.start_s:g} s, end {self.end_s:g} s; expected an end after the start")
 
+    def __str__(self) -> str:
+        start, end = math.isfinite(self.start_s), math.isfinite(self.end_s)
+        times = [f"from {self.start_s:g} s on"] * start + [f"before {self.end_s:g} s"] * end
+        return " and ".join(times) or "at any time"
+
 
 class Video:
     """A video file, open: ``with Video(path) as video: for frame in video.frames(): ...``.

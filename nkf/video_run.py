@@ -4,13 +4,13 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TextIO
 
 from nkf.errors import ImageError, NkfError
 from nkf.files import replacing
-from nkf.output import STANDARD_OUTPUT, JsonLinesWriter, Writer, check_place, stream_or_file
+from nkf.output import STANDARD_OUTPUT, JsonLinesWriter, Writer, check_files, check_place, stream_or_file
 from nkf.predict import Predictor
 from nkf.progress import track
 from nkf.report import require_matplotlib
@@ -18,7 +18,7 @@ from nkf.runtime import Device
 from nkf.timeline import Timeline, draw_timeline
 from nkf.timeline_html import write_timeline_html
 from nkf.tracking import MAX_GAP_S
-from nkf.video import FrameSelection, Video
+from nkf.video import FrameSelection, Video, VideoFrame
 from nkf.video_output import FrameCsvWriter, FrameJsonWriter, FrameParquetWriter, OverlayWriter
 from nkf.video_predict import FramePrediction, TrackedFace, VideoPredictor
 from nkf.video_sources import VideoInfo
@@ -42,10 +42,10 @@ class VideoOutputs:
     timeline: Path | None = None
 
     @property
-    def all(self) -> list[Path]:
-        """Those that were asked for."""
-        every = (self.json, self.jsonl, self.csv, self.parquet, self.annotate, self.timeline)
-        return [path for path in every if path is not None]
+    def all(self) -> dict[str, Path]:
+        """Those that were asked for, by option."""
+        every = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {option: path for option, path in every if path is not None}
 
     def check(self, clip: Path) -> None:
         """Raise `NkfError` where one cannot be written, before any work is done for it."""
@@ -55,19 +55,13 @@ class VideoOutputs:
             require_matplotlib()
         if self.annotate:
             OverlayWriter(self.annotate)  # looks at the ending
-        for name in ("parquet", "annotate", "timeline"):
-            if getattr(self, name) == STANDARD_OUTPUT:
-                raise NkfError(f"--{name} -: expected a file; --json, --jsonl and --csv can go to standard output")
-        places = [path if path == STANDARD_OUTPUT else path.resolve() for path in self.all]
-        for path, place in zip(self.all, places, strict=True):
-            if path.is_dir():
-                raise NkfError(f"{path}: a folder, expected a file to write")
-            if places.count(place) > 1:
-                raise NkfError(f"{path}: two outputs cannot go to the same place")
-            if place == clip.resolve():
+        check_files(self.all)
+        for path in self.all.values():
+            if path == STANDARD_OUTPUT:
+                continue
+            if path.resolve() == clip.resolve():
                 raise NkfError(f"{path}: the input, would be overwritten; write somewhere else")
-            if path != STANDARD_OUTPUT:
-                check_place(path)
+            check_place(path)
 
 
 @dataclass(frozen=True)
@@ -117,6 +111,7 @@ class _Run:
             if self.outputs.annotate:
                 start_s = selection.start_s if math.isfinite(selection.start_s) else 0.0
                 overlay = stack.enter_context(OverlayWriter(self.outputs.annotate, start_s=start_s))
+            frame: VideoFrame | None = None
             try:
                 for frame, prediction in predictor.predict(frames, str(self.clip)):
                     document = prediction.to_dict() if writers else {}
@@ -127,12 +122,15 @@ class _Run:
                         overlay.write(frame.image_rgb, prediction)
                     if spans:
                         spans.add(prediction)
+                if frame is None:
+                    raise ImageError(f"{self.clip}: no frame {selection}; {_length(video.info)}")
             except ImageError as error:
                 problem = error
                 self._write_error(writers, error)
             if spans:
                 spans.end()
-            self._draw(timeline)
+            if frame is not None:
+                self._draw(timeline)
         if problem is not None:
             print("nkf:", _one_line(problem), file=sys.stderr)
         return int(problem is not None)
@@ -199,7 +197,7 @@ class SpanLines:
         """Print what is still going on."""
         for number in sorted(self._spans):
             self._print(self._spans.pop(number))
-        if not self._faces:
+        if self._frames and not self._faces:
             print(f"no face in {self._frames:,} frames", file=self._stream)
 
     def _print(self, span: "_Span") -> None:
@@ -231,6 +229,10 @@ def _expected_frames(info: VideoInfo, selection: FrameSelection) -> int:
         return 0
     seconds = min(selection.end_s, info.duration_s) - max(selection.start_s, 0.0)
     return max(math.ceil(seconds * info.fps / selection.stride), 0)
+
+
+def _length(info: VideoInfo) -> str:
+    return "it is shorter" if info.duration_s is None else f"it is {info.duration_s:.2f} s long"
 
 
 def _one_line(error: Exception) -> str:

@@ -129,6 +129,15 @@ def test_a_file_that_is_no_video(run, tmp_path):
     assert not (tmp_path / "work/a.png").exists()
 
 
+def test_a_start_after_the_end(run, clip, tmp_path):
+    code, out, err = run("video", clip, "--start", 60, "--jsonl", "-")
+    assert (code, err) == (1, [f"nkf: {clip}: no frame from 60 s on; it is 1.20 s long"])
+    assert [json.loads(line)["status"] for line in out] == ["error"]
+    code, out, err = run("video", clip, "--start", 60, "--timeline", "a.png", "--annotate", "a.mp4")
+    assert (code, out, len(err)) == (1, [], 1)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -140,6 +149,7 @@ def test_a_file_that_is_no_video(run, tmp_path):
         (("CLIP", "--annotate", "a.avi"), "a.avi: expected a name that ends in .mp4"),
         (("CLIP", "--timeline", "a.pdf"), "a.pdf: expected a name that ends in .htm or .html or .png"),
         (("CLIP", "--parquet", "-"), "--parquet -: expected a file"),
+        (("CLIP", "--csv", "a.parquet"), "--csv a.parquet: the ending of what --parquet writes"),
         (("CLIP", "--csv", "a", "--json", "./a"), "a: two outputs cannot go to the same place"),
         (("CLIP", "--annotate", "CLIP"), "clip.mp4: the input, would be overwritten"),
         (("CLIP", "--json", "."), ".: a folder, expected a file to write"),
