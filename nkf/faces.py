@@ -9,12 +9,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from nkf.geometry import (
     CROP_SIZE,
+    MEAN_SHAPE,
     NUM_LANDMARKS,
     Matrix,
     Points,
     box_transform,
     expand_box,
+    five_points,
     invert_transform,
+    similarity_transform,
     square_transform,
     transform_points,
     upright_square,
@@ -121,6 +124,23 @@ def first_crop(box_xyxy: ArrayLike, size: int, quarter_turns: int = 0) -> Matrix
         quarter_turns: counter-clockwise, that put the face upright.
     """
     return _turned(box_transform(expand_box(box_xyxy, FAN_BOX_SCALE), size), quarter_turns, size)
+
+
+def crop_from_points(points5_px: Points, size: int) -> Matrix:
+    """The (2, 3) map from image pixels to an upright crop around the landmarks of a mean face with these five points.
+
+    Args:
+        points5_px: (5, 2) in the order of `geometry.five_points`.
+        size: side of the crop.
+
+    Raises:
+        ValueError: when the points coincide.
+    """
+    guess = transform_points(similarity_transform(five_points(MEAN_SHAPE), points5_px), MEAN_SHAPE)
+    square = upright_square(guess)
+    if not square[2] > 0:
+        raise ValueError("the five points coincide")
+    return square_transform(square, size)
 
 
 def find_in_crops(

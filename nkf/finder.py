@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nkf.detectors import Detector, NkfDetector, WholeImage, make_detector
 from nkf.errors import NkfError
-from nkf.faces import Face, find_in_crops, first_crop, first_look, quarter_turns_upright, second_look
+from nkf.faces import Face, crop_from_points, find_in_crops, first_crop, first_look, quarter_turns_upright, second_look
 from nkf.geometry import Matrix, Points, box_transform, crop_transform, transform_points
 from nkf.images import ImageRGB, warp_similarity, whole_box
 from nkf.quality import (
@@ -81,13 +81,13 @@ class FaceFinder:
         return result
 
     def _with_landmarks(self, pairs: Sequence[tuple[ImageRGB, Face]]) -> list[Face]:
-        images, faces = [image for image, _ in pairs], [face for _, face in pairs]
-        turns = [quarter_turns_upright(face.points5_px) for face in faces]
-        found = self._landmarks(images, faces, turns)
-        # Five points may be wrong about which way is up; the landmarks are surer where they are right.
-        turned = [k for k, turn in enumerate(turns) if turn]
-        level = self._landmarks([images[k] for k in turned], [faces[k] for k in turned], [0] * len(turned))
-        for n, k in enumerate(turned):
+        images, faces, size = [image for image, _ in pairs], [face for _, face in pairs], self._fan.info.input_size
+        found = self._landmarks(images, faces, [_first_crop(face, size) for face in faces])
+        # The five points may be wrong, about which way is up above all; the landmarks are surer in the right crop.
+        unsure = [k for k, face in enumerate(faces) if face.points5_px is not None and self._is_unsure(face, found, k)]
+        boxes = [first_crop(faces[k].box_xyxy, size) for k in unsure]
+        level = self._landmarks([images[k] for k in unsure], [faces[k] for k in unsure], boxes)
+        for n, k in enumerate(unsure):
             if level.spread_px[n].mean() < found.spread_px[k].mean():
                 found.points_px[k], found.spread_px[k] = level.points_px[n], level.spread_px[n]
         if not (np.isfinite(found.points_px).all() and np.isfinite(found.spread_px).all()):
@@ -97,10 +97,9 @@ class FaceFinder:
             for face, points, spread in zip(faces, *found, strict=True)
         ]
 
-    def _landmarks(self, images: Sequence[ImageRGB], faces: Sequence[Face], turns: Sequence[int]) -> FoundLandmarks:
-        """Look into each box once, and again only where the first look may show a face: most boxes hold none."""
+    def _landmarks(self, images: Sequence[ImageRGB], faces: Sequence[Face], crops: Sequence[Matrix]) -> FoundLandmarks:
+        """Look into each crop once, and again only where the first look may show a face: most boxes hold none."""
         size = self._fan.info.input_size
-        crops = [first_crop(face.box_xyxy, size, turn) for face, turn in zip(faces, turns, strict=True)]
         found = first_look(self._fan, images, crops, size)
         spreads = [relative_spread(points, spread) for points, spread in zip(*found, strict=True)]
         likely = [k for k, spread in enumerate(spreads) if self._may_be_face(faces[k], spread / SECOND_LOOK_GAIN)]
@@ -108,6 +107,10 @@ class FaceFinder:
         again = second_look(self._fan, [images[k] for k in likely], [crops[k] for k in likely], part, size=size)
         found.points_px[likely], found.spread_px[likely] = again
         return found
+
+    def _is_unsure(self, face: Face, found: FoundLandmarks, k: int) -> bool:
+        turned = quarter_turns_upright(face.points5_px) != 0
+        return turned or not self._may_be_face(face, relative_spread(found.points_px[k], found.spread_px[k]))
 
     def _is_face(self, face: Face) -> bool:
         assert face.landmarks_px is not None
@@ -125,6 +128,16 @@ class FaceFinder:
         crop, _ = align_face(image_rgb, face, self._fan.info.input_size)
         problems = find_problems(face.landmarks_px, face.landmark_spread_px, crop, self._limits)
         return replace(face, problems=problems)
+
+
+def _first_crop(face: Face, size: int) -> Matrix:
+    """Where the landmarks are looked for first: around the five points, or in the box where there are none."""
+    if face.points5_px is not None:
+        try:
+            return crop_from_points(face.points5_px, size)
+        except ValueError:
+            pass
+    return first_crop(face.box_xyxy, size)
 
 
 def face_transform(face: Face, size: int) -> Matrix:

@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 
-from nkf.faces import Face, find_in_crops, find_landmarks, is_badly_placed, to_batch
-from nkf.geometry import MEAN_SHAPE, Matrix, square_transform, transform_points, upright_square
+from nkf.data.patches import rotation
+from nkf.faces import Face, crop_from_points, find_in_crops, find_landmarks, is_badly_placed, to_batch
+from nkf.geometry import (
+    MEAN_SHAPE,
+    Matrix,
+    five_points,
+    roll,
+    similarity_transform,
+    square_transform,
+    transform_points,
+    upright_square,
+)
 from nkf.runtime import FoundLandmarks
 
 WITHOUT_SPREAD = np.zeros(68)
@@ -158,3 +168,17 @@ def test_to_batch():
     assert batch.shape == (2, 3, 2, 2)
     assert batch.dtype == np.float32
     np.testing.assert_allclose(batch[1, :, 0, 1], [1, 0.2, 0])
+
+
+@pytest.mark.parametrize("angle", [0, 40, 180])
+def test_five_points_give_an_upright_crop_of_the_face(angle):
+    matrix = similarity_transform([[0, 0], [1, 0]], [[90, 40], 90 * rotation(angle)[:, 0] + [90, 40]])
+    shape = transform_points(matrix, MEAN_SHAPE)
+    in_crop = transform_points(crop_from_points(five_points(shape), 64), shape)
+    assert abs(roll(in_crop)) < 1e-6
+    assert not is_badly_placed(in_crop, 64)
+
+
+def test_five_points_in_one_place_give_none():
+    with pytest.raises(ValueError, match="coincide"):
+        crop_from_points(np.full((5, 2), 7.0), 64)

@@ -5,13 +5,14 @@ import pytest
 
 from nkf.detectors import SCORE_THRESHOLD, WholeImage
 from nkf.errors import NkfError
-from nkf.faces import Face, find_landmarks
+from nkf.faces import Face, find_landmarks, first_crop
 from nkf.finder import CANDIDATE_SCORE, FaceFinder, LandmarkFinder, align_face, without_doubles
-from nkf.geometry import MEAN_SHAPE
+from nkf.geometry import MEAN_SHAPE, five_points
 from nkf.images import decode_image, whole_box
 from nkf.quality import QualityLimits
 from nkf.runtime import FoundLandmarks, load_fan
 
+NO_SPREAD = np.zeros(68)
 NOISE = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
 
 
@@ -111,6 +112,26 @@ def test_the_surer_way_up_wins(monkeypatch, fan_file):
     assert turned == [[True], [False]]
     assert found.landmark_spread_px.max() == 0.5
     np.testing.assert_allclose(found.landmarks_px, MEAN_SHAPE * 60 + 20.5)
+
+
+@pytest.mark.parametrize("points", [five_points(MEAN_SHAPE * 60 + 20), np.full((5, 2), 50.0)])
+def test_where_five_points_tell_of_no_face_the_box_is_looked_at(monkeypatch, fan_file, points):
+    looks = []
+
+    def look(fan, images, matrices, size):
+        in_box = [np.allclose(matrix, first_crop([0, 0, 90, 90], size)) for matrix in matrices]
+        looks.append(in_box)
+        spread = np.where(in_box, 0.5, 30.0)
+        return FoundLandmarks(
+            np.repeat((MEAN_SHAPE * 60 + 20)[None], len(matrices), axis=0), spread[:, None] + NO_SPREAD
+        )
+
+    monkeypatch.setattr("nkf.finder.first_look", look)
+    monkeypatch.setattr("nkf.finder.second_look", lambda fan, images, matrices, found, size: found)
+    face = Face([0, 0, 90, 90], 0.9, points5_px=points)
+    (found,) = FaceFinder(detector_of(face), str(fan_file), "cpu")(NOISE)
+    assert found.landmark_spread_px.max() == 0.5
+    assert looks == ([[False], [True]] if np.ptp(points) else [[True], []])
 
 
 def test_only_what_may_be_a_face_gets_a_second_look(monkeypatch, fan_file):
