@@ -84,6 +84,7 @@ class Grid(StrictModel):
     minutes: float | None = Field(
         default=None, gt=0, description="stop each training after so long, wherever it is; by default it is finished"
     )
+    images: int | None = Field(default=None, ge=1, description="measure on the first so many; by default on all")
     robustness: bool = Field(default=False, description="measure on damaged pictures too, each damage at severity 3")
 
     @model_validator(mode="after")
@@ -133,6 +134,7 @@ class Run:
     repeat: Repeat
     config: TrainConfig
     folder: Path
+    images: int | None = None  # see `Grid`
 
     @property
     def measured(self) -> Path:
@@ -214,7 +216,7 @@ def grid_runs(grid: Grid, out: Path, studies: Sequence[str] = ()) -> list[Run]:
             raise NkfError(f"no study {name!r}; there are {', '.join(grid.studies)}")
     rows = [row for row in grid.rows if not studies or any(row in grid.studies[name].rows for name in studies)]
     return [
-        Run(row, repeat, grid.config(row, repeat), out / folder_name(row) / repeat.name)
+        Run(row, repeat, grid.config(row, repeat), out / folder_name(row) / repeat.name, grid.images)
         for repeat in grid.repeats
         for row in rows
     ]
@@ -297,7 +299,7 @@ def _holds(file: Path, conditions: Sequence[str]) -> bool:
 def measure(run: Run, device: str = "cpu") -> Measured:
     """Predict, with a run's kept weights, the images that it is measured on, from the pack's landmarks."""
     recipe, network = _network(run, device)
-    rows, labels, faces = recipe.measured()
+    rows, labels, faces = recipe.measured(run.images)
     return Measured(rows, labels, recipe.probabilities(network, faces))
 
 
@@ -345,7 +347,7 @@ def _measured_crops(
 ) -> tuple[TorchModel, NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
     """The network that a run kept, crops (N, S, S, 3), their landmarks (N, 68, 2), and labels (N,)."""
     recipe, network = _network(run, device)
-    _, labels, faces = recipe.measured()
+    _, labels, faces = recipe.measured(run.images)
     crops = faces.images_uint8(np.arange(len(faces))).cpu().numpy()
     if isinstance(network, NKF):
         _remember_maps(network)
@@ -387,8 +389,9 @@ def _claim(grid: Grid, out: Path) -> None:
     if file.exists():
         before = load_grid(file)
         changed = [row for row in before.rows if row in grid.rows and before.rows[row] != grid.rows[row]]
-        if before.base != grid.base or before.minutes != grid.minutes or changed:
-            what = f"row {changed[0]}" if changed else "base" if before.base != grid.base else "minutes"
+        differs = [name for name in ("base", "minutes", "images") if getattr(before, name) != getattr(grid, name)]
+        if changed or differs:
+            what = f"row {changed[0]}" if changed else differs[0]
             raise NkfError(f"{out}: holds runs of another grid ({what} differs); choose another --out, or remove it")
     out.mkdir(parents=True, exist_ok=True)
     with replacing(file) as partial:

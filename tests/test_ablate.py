@@ -239,6 +239,16 @@ def test_minutes_stop_each_training(
     assert (len(runs) == 1, run.measured.exists()) == (finished, finished)
 
 
+def test_the_first_images_may_be_enough(unbroken: tuple[Grid, Path, list[Run]], tmp_path: Path) -> None:
+    grid, out, runs = unbroken
+    (all_of_them, *_) = runs
+    (few, *_) = grid_runs(grid.model_copy(update={"images": 3}), out)
+    np.testing.assert_array_equal(measure(few).rows, Measured.read(all_of_them.measured).rows[:3])
+    list(ablate(grid, tmp_path / "out", max_minutes=0))
+    with pytest.raises(NkfError, match=r"out: holds runs of another grid \(images differs\); choose another --out"):
+        list(ablate(grid.model_copy(update={"images": 3}), tmp_path / "out", max_minutes=0))
+
+
 @pytest.mark.parametrize(("choose", "kept"), [("last", "last"), ("valid", "best")])
 def test_a_run_that_minutes_ended_is_measured_by_its_last_weights_if_these_count(
     unbroken: tuple[Grid, Path, list[Run]], choose: str, kept: str, tmp_path: Path
