@@ -9,19 +9,19 @@ that others have published.
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import results_prediction
+import results_reliability
 from results_explanation import PICTURE, TITLE, draw_deletion, explanation_parts
 
 from nkf.ablation_text import HOW_TO_READ, interval, percent, study_parts, table
 from nkf.compare import comparison_table
 from nkf.files import replacing
 from nkf.metrics import wilson_interval
-from nkf.report_calibration import draw_coverage, draw_reliability
-from nkf.report_curves import draw_landmark_noise, draw_robustness
 from nkf.report_tables import draw_noise, draw_study
 
 Document = dict[str, Any]
@@ -46,14 +46,12 @@ COMMANDS = {
     "ablation-pretraining": "nkf ablate configs/ablation/pretraining.yaml --out runs/ablation-pretraining",
     "ablation-mobile": "nkf ablate configs/cuda/ablation-mobile.yaml --out runs/ablation-mobile --device cuda",
     "ablation-base": "nkf ablate configs/cuda/ablation-base.yaml --out runs/ablation-base --device cuda",
-    "robustness-mobile": "nkf robustness data/ferplus --limit 300 --out results/robustness",
-    "colour-mobile": "nkf robustness data/fairface --colour --split train --limit 3000 --out results/colour",
-    "calibration-mobile": "nkf calibrate data/ferplus --model mobile --out results/calibration",
     "counts": "python benchmarks/counts.py --json benchmarks/results/counts.json",
     "compare-cpu": "nkf compare configs/compare/cpu.yaml --out runs/compare-cpu",
     "compare": "nkf compare configs/compare/cuda.yaml --out runs/compare --device cuda",
     "deletion": "python benchmarks/deletion.py data/ferplus --json benchmarks/results/deletion.json",
     **results_prediction.COMMANDS,
+    **results_reliability.COMMANDS,
     "resume": "python benchmarks/resume.py --json benchmarks/results/resume.json",
     "training": "python benchmarks/training.py data/ferplus --json benchmarks/results/training.json",
 }
@@ -250,111 +248,6 @@ def _study_pictures(name: str, study_name: str, study: Document) -> list[str]:
     return [f"{stem}.png", *([f"{stem}_noise.png"] if study["noise"] else [])]
 
 
-def robustness_section(documents: Documents) -> str:
-    """What damage of the picture, and noise on the landmarks, cost."""
-    title, name = "## Damaged pictures and wrong landmarks", "robustness-mobile"
-    if name not in documents:
-        return f"{title}\n\n{missing(name)}"
-    of = documents[name]
-    clean = of["clean"]
-    lead = (
-        f"`{of['model']}` is right on {percent(clean['accuracy'])} ({interval(clean['accuracy_ci95'])}) of {of['n']:,}"
-        " images as they are. Relative drop of the accuracy (with the interval of a paired bootstrap over the images):"
-    )
-    parts = [title, lead, _drops(of), _hardest(of), "![accuracy by severity](results_robustness.png)"]
-    if of["landmark_noise"]["n"]:
-        parts += ["With noise on the landmarks (standard deviation over the distance of the eye centres):", _noise(of)]
-        parts.append("![accuracy by noise on the landmarks](results_landmark_noise.png)")
-    what = f"{of['data']} {of['split']}, rule {of['rule']}, landmarks of {of['landmarks']}, {of['n']:,} images"
-    return "\n\n".join([*parts, made(name, of, what)])
-
-
-def _drops(of: Document) -> str:
-    rows = []
-    for name, severities in of["corruptions"].items():
-        cells = [f"{percent(one['relative_drop'], 1)} ({_ends(one['relative_drop_ci95'])})" for one in severities]
-        rows.append([name.replace("_", " "), *cells])
-    return table(["damage", *(f"severity {severity}" for severity in range(1, 6))], rows)
-
-
-def _ends(ends: Sequence[float] | None) -> str:
-    """Of drops, which may be below zero."""
-    return "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}".replace("-", "−")
-
-
-def _hardest(of: Document) -> str:
-    """Name what costs most and least, by the mean over the severities."""
-    mean = {
-        name.replace("_", " "): sum(one["accuracy"] for one in severities) / len(severities)
-        for name, severities in of["corruptions"].items()
-    }
-    order = sorted(mean, key=lambda name: mean[name])
-    told = ", ".join(f"{name} ({percent(mean[name], 1)})" for name in order)
-    return f"From what costs most to what costs least, by the mean accuracy of the five severities: {told}."
-
-
-def _noise(of: Document) -> str:
-    curves = of["landmark_noise"]
-    rows = []
-    for first, second in zip(curves["features"], curves["alignment"], strict=True):
-        cells = [f"{percent(one['accuracy'], 1)} ({interval(one['accuracy_ci95'], 1)})" for one in (first, second)]
-        rows.append([f"{first['noise']:g}", *cells])
-    return table(["noise", "where features are read", "before the crop is cut"], rows)
-
-
-def colour_section(documents: Documents) -> str:
-    """Whether a colour photo and its grey version get the same answer."""
-    title, name = "## Grey and colour alike", "colour-mobile"
-    if name not in documents:
-        return f"{title}\n\n{missing(name)}"
-    of = documents[name]
-    text = (
-        f"`{of['model']}` gives a colour photo and its grey version the same expression for {percent(of['agreement'])}"
-        f" ({interval(of['agreement_ci95'])}) of {of['n']:,} faces; the probabilities differ by"
-        f" {100 * of['mean_absolute_difference']:.2f} points on average."
-    )
-    return "\n\n".join([title, text, made(name, of, f"{of['data']} {of['split']}")])
-
-
-def calibration_section(documents: Documents) -> str:
-    """Calibration error before and after, and what confidence is needed for a wanted accuracy."""
-    title, name = "## Calibration", "calibration-mobile"
-    if name not in documents:
-        return f"{title}\n\n{missing(name)}"
-    of = documents[name]
-    lead = (
-        f"Fitted and judged on different folds ({of['folds']}, copies of a picture together): {of['n']:,} images,"
-        f" method {of['method'].replace('_', ' ')}, temperature {of['temperature']:.3f}."
-    )
-    rows = [
-        [
-            when,
-            f"{percent(of[when]['ece'])} ({interval(of[when]['ece_ci95'])})",
-            percent(of[when]["ece_if_perfect"]),
-            f"{of[when]['nll']:.4f}",
-            f"{of[when]['brier']:.4f}",
-            f"{percent(of[when]['accuracy'])} ({interval(of[when]['accuracy_ci95'])})",
-        ]
-        for when in ("before", "after")
-    ]
-    header = ["", "ECE", "ECE of perfect probabilities", "NLL", "Brier", "accuracy"]
-    pictures = "![reliability](results_reliability.png)\n![coverage and accuracy](results_coverage.png)"
-    what = f"{of['data']} {of['split']}, rule {of['rule']}, landmarks of {of['landmarks']}"
-    return "\n\n".join([title, lead, table(header, rows), _abstention(of), pictures, made(name, of, what)])
-
-
-def _abstention(of: Document) -> str:
-    wanted, kept = percent(of["target_accuracy"], 0), of["at_min_confidence"]
-    if of["min_confidence"] is None or kept["accuracy"] is None:
-        return f"No confidence reaches an accuracy of {wanted}."
-    return (
-        f"From confidence {of['min_confidence']:.3f} on, {percent(kept['coverage'], 1)}"
-        f" ({interval(kept['coverage_ci95'], 1)}) of the faces are answered, and {percent(kept['accuracy'], 1)}"
-        f" ({interval(kept['accuracy_ci95'], 1)}) of the answers are right; wanted were {wanted}. Judged on other folds"
-        " than those that the confidence was taken from."
-    )
-
-
 def explanation_section(documents: Documents) -> str:
     """Whether explanations name what matters; see results_explanation.py."""
     if (of := documents.get("deletion")) is None:
@@ -402,11 +295,15 @@ def resume_section(documents: Documents) -> str:
     return "\n\n".join([title, lead, verdict, made(name, of)])
 
 
-def prediction_section(name: str, documents: Documents) -> str:
-    """From photo to label, or the speed; see results_prediction.py."""
-    if (of := documents.get(name)) is None:
-        return f"{results_prediction.TITLES[name]}\n\n{missing(name)}"
-    return "\n\n".join([*results_prediction.PARTS[name](of), made(name, of, results_prediction.what(name, of))])
+def measured_sections(module: ModuleType, documents: Documents) -> list[str]:
+    """The sections of results_prediction.py or results_reliability.py."""
+    sections = []
+    for name, parts in module.PARTS.items():
+        if (of := documents.get(name)) is None:
+            sections.append(f"{module.TITLES[name]}\n\n{missing(name)}")
+        else:
+            sections.append("\n\n".join([*parts(of), made(name, of, module.what(name, of))]))
+    return sections
 
 
 def page(documents: Documents) -> str:
@@ -419,11 +316,9 @@ def page(documents: Documents) -> str:
         *(ablation_section(name, documents) for name in ABLATIONS),
         comparison_section(documents),
         counts_section(documents),
-        robustness_section(documents),
-        colour_section(documents),
-        calibration_section(documents),
+        *measured_sections(results_reliability, documents),
         explanation_section(documents),
-        *(prediction_section(name, documents) for name in results_prediction.PARTS),
+        *measured_sections(results_prediction, documents),
         resume_section(documents),
         throughput_section(documents),
     ]
@@ -443,13 +338,10 @@ def draw(documents: Documents, folder: Path) -> list[Path]:
             for picture in _study_pictures(name, study_name, study):
                 file = new(picture)
                 draw_noise(study["noise"], file) if picture.endswith("_noise.png") else draw_study(study, file)
-    if of := documents.get("robustness-mobile"):
-        draw_robustness({of["model"]: of}, new("results_robustness.png"))
-        if of["landmark_noise"]["n"]:
-            draw_landmark_noise({of["model"]: of}, new("results_landmark_noise.png"))
-    if of := documents.get("calibration-mobile"):
-        draw_reliability(of, new("results_reliability.png"), title=of["model"])
-        draw_coverage(of, new("results_coverage.png"), title=of["model"])
+    if of := documents.get(results_reliability.ROBUSTNESS):
+        drawn += results_reliability.draw_robustness_pictures(of, folder)
+    if of := documents.get(results_reliability.CALIBRATION):
+        drawn += results_reliability.draw_calibration_pictures(of, folder)
     if of := documents.get("deletion"):
         draw_deletion(of, new(PICTURE))
     return drawn
