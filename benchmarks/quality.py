@@ -31,17 +31,16 @@ from nkf.data.scene_pool import read_pictures
 from nkf.data.scenes import Faces, SceneMaker
 from nkf.detectors import NkfDetector, WholeImage
 from nkf.evaluate_landmarks import blur, shrink
-from nkf.faces import find_landmarks, quarter_turns_upright, to_batch
-from nkf.finder import FaceFinder, align_face
+from nkf.faces import to_batch
+from nkf.finder import CANDIDATE_SCORE, FaceFinder, align_face
 from nkf.metrics import wilson_interval
 from nkf.progress import track
 from nkf.quality import relative_spread
 from nkf.report import draw_rejection
-from nkf.runtime import load_expression_model, load_fan
+from nkf.runtime import load_expression_model
 from nkf.weights import DEFAULT_MODEL
 
 PACKS = ("data/fairface", "data/faces", "data/ferplus")
-LEAST_SCORE = 0.2
 DEGRADATIONS = {
     "none": None,
     **{f"blur {share:.0%}": blur(share) for share in (0.02, 0.04, 0.08)},
@@ -92,17 +91,17 @@ def candidates(scenes: int) -> dict[str, NDArray[Any]]:
     """All boxes: detection score, relative spread, whether a face, number of the picture, and its kind."""
     backgrounds = read_pictures(Path("data/backgrounds/held_out"))
     maker = SceneMaker(held_out_faces(700), backgrounds, (640, 480), face_px=(24.0, 420.0))
-    detector, fan = NkfDetector("cpu", score_threshold=LEAST_SCORE), load_fan(device="cpu")
+    finder = FaceFinder(NkfDetector("cpu", score_threshold=CANDIDATE_SCORE), device="cpu")
     rows: list[tuple[float, float, bool, int, str]] = []
 
     def look(image: NDArray[np.uint8], truth: NDArray[np.floating], number: int, kind: str) -> None:
-        faces = detector(image)
-        turns = [quarter_turns_upright(face.points5_px) for face in faces]
-        found = find_landmarks(fan, image, [face.box_xyxy for face in faces], quarter_turns=turns)
-        for face, points, spread in zip(faces, *found, strict=True):
+        for face in finder.candidates([image])[0]:
+            assert face.landmarks_px is not None
+            assert face.landmark_spread_px is not None
+            spread = relative_spread(face.landmarks_px, face.landmark_spread_px)
             overlap = box_iou(face.box_xyxy[None], truth).max(initial=0.0)
             if overlap >= 0.4 or overlap < 0.2:  # else neither a find nor a false one
-                rows.append((face.detection_score, relative_spread(points, spread), overlap >= 0.4, number, kind))
+                rows.append((face.detection_score, spread, overlap >= 0.4, number, kind))
 
     for number in track(range(scenes), "scenes", scenes):
         scene = maker.compose(np.random.default_rng([3, number]))

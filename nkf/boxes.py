@@ -10,13 +10,24 @@ NMS_IOU = 0.3
 
 def box_iou(first: Boxes, second: Boxes) -> NDArray[np.floating]:
     """Intersection over union of (N, 4) with (M, 4) boxes: (N, M)."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    overlap = np.prod(np.maximum(high - low, 0), axis=-1)
-    areas = [np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=-1) for boxes in (first, second)]
-    union = areas[0][:, None] + areas[1][None] - overlap
+    overlap = box_overlap(first, second)
+    union = box_area(first)[:, None] + box_area(second)[None] - overlap
     result: NDArray[np.floating] = overlap / np.maximum(union, 1e-9)
     return result
+
+
+def box_overlap(first: Boxes, second: Boxes) -> NDArray[np.floating]:
+    """Area that (N, 4) share with (M, 4) boxes: (N, M)."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    area: NDArray[np.floating] = np.prod(np.maximum(high - low, 0), axis=-1)
+    return area
+
+
+def box_area(boxes: Boxes) -> NDArray[np.floating]:
+    """Areas (N,); 0 of boxes whose sides are swapped."""
+    area: NDArray[np.floating] = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=-1)
+    return area
 
 
 def non_maximum_suppression(boxes_xyxy: Boxes, scores: NDArray[np.floating], iou: float = NMS_IOU) -> list[int]:

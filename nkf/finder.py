@@ -71,14 +71,18 @@ class FaceFinder:
 
     def find(self, images_rgb: Sequence[ImageRGB]) -> list[list[Face]]:
         """Find the faces of several images, whose landmarks are looked for together."""
-        candidates = [sorted(self._detector(image), key=lambda face: face.area, reverse=True) for image in images_rgb]
-        pairs = [(image, face) for image, faces in zip(images_rgb, candidates, strict=True) for face in faces]
-        certain = iter([(face, self._is_face(face)) for face in self._with_landmarks(pairs)])
         result = []
-        for image, faces in zip(images_rgb, candidates, strict=True):
-            kept = [face for face, is_face in islice(certain, len(faces)) if is_face]
+        for image, faces in zip(images_rgb, self.candidates(images_rgb), strict=True):
+            kept = [face for face in faces if self._is_face(face)]
             result.append([self._judged(image, face) for face in without_doubles(kept)])
         return result
+
+    def candidates(self, images_rgb: Sequence[ImageRGB]) -> list[list[Face]]:
+        """All that the detector takes for faces in each image, largest first, with landmarks, before it is judged."""
+        found = [sorted(self._detector(image), key=lambda face: face.area, reverse=True) for image in images_rgb]
+        pairs = [(image, face) for image, faces in zip(images_rgb, found, strict=True) for face in faces]
+        marked = iter(self._with_landmarks(pairs))
+        return [list(islice(marked, len(faces))) for faces in found]
 
     def _with_landmarks(self, pairs: Sequence[tuple[ImageRGB, Face]]) -> list[Face]:
         images, faces, size = [image for image, _ in pairs], [face for _, face in pairs], self._fan.info.input_size

@@ -14,7 +14,8 @@ SQUARES = np.array([[0.0, 0, 100, 100], [200, 0, 260, 60]])
         ([], [None, None], 0),
         ([[210, 5, 255, 55], [10, 10, 90, 95]], [1, 0], 0),
         ([[10, 10, 90, 95], [0, 0, 100, 99]], [1, None], 0),  # of two on one face the nearer
-        ([[400, 400, 450, 450], [20, 20, 60, 60]], [None, None], 2),  # elsewhere; a part of a face
+        ([[400, 400, 450, 450], [20, 20, 50, 50]], [None, None], 2),  # elsewhere; a part of a face
+        ([[30, 30, 80, 85], [90, 20, 180, 60]], [0, None], 1),  # a face in a loose picture; mostly outside
     ],
 )
 def test_matched_boxes(boxes, matched, false_faces):
