@@ -1,8 +1,17 @@
-"""``python -m nkf``, the same as the command ``nkf``."""
+"""The command ``nkf``, which is also ``python -m nkf``."""
 
+import os
 import sys
 
-from nkf.cli import main
+
+def main() -> int:
+    """Run the command line; returns the exit code."""
+    # pydantic would read the metadata of every installed package for plugins: a twentieth of a short command.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    from nkf.cli import main as run
+
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())
