@@ -51,8 +51,8 @@ LIGHTS = {
 SEVERAL = (2, 3, 4)
 SEVERAL_SIZES = (48, 72, 96, 144)
 BORDER = 0.25  # of the faded border, in sides of the picture
-# What of a box of landmarks lies in the pasted square that it is about, and what it takes of it. Of the true landmarks of
-# FERPlus valid all but one in a thousand have 0.61 and 0.10 or more; 3 % take less than 0.3.
+# What of a box of landmarks lies in the pasted square that it is about, and what it takes of it. Of the true landmarks
+# of FERPlus valid all but one in a thousand have 0.61 and 0.10 or more; 3 % take less than 0.3.
 SAME_INSIDE, SAME_SHARE = 0.5, 0.1
 SCENES_AT_ONCE = 8
 COUNT = 300

@@ -49,6 +49,7 @@ COMMANDS = {
     "counts": "python benchmarks/counts.py --json benchmarks/results/counts.json",
     "compare-cpu": "nkf compare configs/compare/cpu.yaml --out runs/compare-cpu",
     "compare": "nkf compare configs/compare/cuda.yaml --out runs/compare --device cuda",
+    "overfit": "python benchmarks/overfit.py configs/compare/cpu.yaml",
     "deletion": "python benchmarks/deletion.py data/ferplus --json benchmarks/results/deletion.json",
     **results_prediction.COMMANDS,
     **results_reliability.COMMANDS,
@@ -95,6 +96,9 @@ COMPARED = """\
 last tenth of its steps (each system's own loss: the numbers of two systems do not compare). Latency is of fresh
 networks, by turns in one go, and per face; multiply-adds are of convolutions and matrix products. *Over images* is the
 interval of the difference for these trained networks; one run tells nothing about other runs."""
+OVERFITTED = """\
+Whether each network, with its own loss, can learn at all: it sees the same few faces at every step, unchanged, until it
+knows them by heart. EfficientFace learns what its teacher says of them, which may differ from the labels."""
 COUNTED = """\
 The public code's counts were taken from its modules with random weights, at 224×224 pixels, seven or eight classes,
 with the parts in that have no effect on the answer; ours leave these out unless asked."""
@@ -199,6 +203,28 @@ def comparison_section(documents: Documents) -> str:
         parts += [f"### {of['title']}", f"{budget} each; differences are to {of['reference']}. {COMPARED}"]
         parts += [comparison_table(of["rows"]), made(name, of, ", ".join(of["data"]))]
     return "\n\n".join(parts)
+
+
+def overfit_section(documents: Documents) -> str:
+    """Losses and accuracies of a few faces that every compared system learns by heart."""
+    title, name = "### The same few faces", "overfit"
+    if name not in documents:
+        return f"{title}\n\n{missing(name)}"
+    of = documents[name]
+    header = ["system", "faces", "steps", "loss", "right before", "right after", "s"]
+    rows = [
+        [
+            row,
+            f"{one['faces']}",
+            f"{one['steps']}",
+            f"{one['first_loss']:.2f} → {one['last_loss']:.2f}",
+            percent(one["accuracy_before"], 0),
+            percent(one["accuracy"], 0),
+            f"{one['seconds']:.0f}",
+        ]
+        for row, one in of["rows"].items()
+    ]
+    return "\n\n".join([title, OVERFITTED, table(header, rows), made(name, of)])
 
 
 def counts_section(documents: Documents) -> str:
@@ -315,6 +341,7 @@ def page(documents: Documents) -> str:
         f"## How to read the ablations\n\n{HOW_TO_READ}",
         *(ablation_section(name, documents) for name in ABLATIONS),
         comparison_section(documents),
+        overfit_section(documents),
         counts_section(documents),
         *measured_sections(results_reliability, documents),
         explanation_section(documents),

@@ -140,7 +140,15 @@ FOLDER = {
     "stages_ms": {"decode": 2.0, "detect": 30.0, "judge": 3.0, "classify": 20.0},
     "floor_ms": {"decode": 1.5, "face": 25.0, "mobile": 18.0},
 }  # fmt: skip
+OVERFIT = {
+    "seed": 0, "date": "2026-11-28", "machine": "a processor",
+    "rows": {"POSTER++": {
+        "faces": 8, "steps": 50, "first_loss": 2.1, "last_loss": 0.01, "accuracy_before": 0.125, "accuracy": 1.0,
+        "seconds": 400.0,
+    }},
+}  # fmt: skip
 DOCUMENTS = {
+    "overfit": OVERFIT,
     "end_to_end": END_TO_END, "folder": FOLDER,
     "evaluation-mobile": EVALUATION, "ablation-tiny": ABLATION, "robustness-mobile": ROBUSTNESS,
     "calibration-mobile": CALIBRATION, "deletion": DELETION, "resume": RESUME, "training": TRAINING,
