@@ -1,11 +1,11 @@
-"""Whether every compared system can learn at all: the same few faces again and again, until it knows them by heart.
+"""Whether every compared system can learn at all: the same few faces again and again, to know them by heart.
 
     python benchmarks/overfit.py configs/compare/cpu.yaml
 
 Large networks that start fresh need days of a CPU to learn a dataset: `nkf compare` shows little of them in minutes.
 What a mistake in a network, a loss or a gradient would show in minutes is this: each row of the grid, with its own
 loss, sees all the faces at every step, unchanged, with a fixed learning rate. Loss and accuracy are of these faces;
-accuracy is in evaluation mode, with the statistics of these faces. Rows are added to what the file holds.
+accuracy is in evaluation mode, with the statistics of these faces. The file is written after every row.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def overfit(config: TrainConfig, row: str, steps: int) -> dict[str, Any]:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     seconds = time.monotonic() - start
     return {
         "faces": len(rows),
@@ -93,17 +93,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/overfit.json"))
     options = parser.parse_args()
     grid = load_grid(options.grid)
+    document: dict[str, Any] = {
+        "schema": 1,
+        "command": f"python benchmarks/overfit.py {options.grid}",
+        "seed": grid.base.get("seed", 0),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "rows": {},
+    }
     for row in options.rows or grid.rows:
         found = overfit(config_of(grid, row), row, options.steps)
         print(row, json.dumps(found), flush=True)
-        document = json.loads(options.json.read_text()) if options.json.exists() else {"schema": 1, "rows": {}}
         document["rows"][row] = found
-        document |= {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": machine(),
-            "seed": grid.base.get("seed", 0),
-        }
-        document["command"] = f"python benchmarks/overfit.py {options.grid}"
         with replacing(options.json) as partial:
             partial.write_text(json.dumps(document, indent=1) + "\n")
 

@@ -97,8 +97,9 @@ last tenth of its steps (each system's own loss: the numbers of two systems do n
 networks, by turns in one go, and per face; multiply-adds are of convolutions and matrix products. *Over images* is the
 interval of the difference for these trained networks; one run tells nothing about other runs."""
 OVERFITTED = """\
-Whether each network, with its own loss, can learn at all: it sees the same few faces at every step, unchanged, until it
-knows them by heart. EfficientFace learns what its teacher says of them, which may differ from the labels."""
+Whether each network, with its own loss, can learn at all: it sees the same few faces at every step, unchanged, and
+should know them by heart in the end. EfficientFace learns what its teacher says of them, which may differ from the
+labels."""
 COUNTED = """\
 The public code's counts were taken from its modules with random weights, at 224×224 pixels, seven or eight classes,
 with the parts in that have no effect on the answer; ours leave these out unless asked."""

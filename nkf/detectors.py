@@ -36,7 +36,9 @@ class WholeImage:
 LONG_SIDE = 640
 FOUND_PX = 24  # longer side of the smallest face that the network finds in its input
 SCORE_THRESHOLD = 0.5
-_SURE_SCORE = 0.75  # with one of these, turned pictures are not looked at; what they alone show has to have it
+# With a face of the first score, turned pictures are not looked at (one upside down was taken for an upright one with
+# 0.85); what they alone show has to have the second.
+_UPRIGHT_SCORE, _TURNED_SCORE = 0.9, 0.75
 _COARSE_LONG_SIDE = 160  # of the pass for faces that fill the picture
 _TURNED_LONG_SIDE = 320  # of the passes over turned pictures
 _MULTIPLE = 64  # both sides of the network's input
@@ -102,9 +104,9 @@ class NkfDetector:
         sides = [long_side, _COARSE_LONG_SIDE] if long_side != _COARSE_LONG_SIDE else [long_side]
         faces = [face for side in sides for face in self._pass(image_rgb, side, 0)]
         faces += self._small_faces(image_rgb, long_side)
-        if not any(face.detection_score > _SURE_SCORE for face in faces):
+        if not any(face.detection_score > _UPRIGHT_SCORE for face in faces):
             turned = [face for turns in (1, 2, 3) for face in self._pass(image_rgb, _TURNED_LONG_SIDE, turns)]
-            faces += [face for face in turned if face.detection_score > _SURE_SCORE]
+            faces += [face for face in turned if face.detection_score > _TURNED_SCORE]
         return sorted(self._merged(faces), key=lambda face: face.area, reverse=True)
 
     def _pass(self, image_rgb: ImageRGB, long_side: int, quarter_turns: int) -> list[Face]:

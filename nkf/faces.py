@@ -30,6 +30,7 @@ FAN_BOX_SCALE = 1.15  # side of the crop for the face alignment network, in long
 # From where a second pass pays for itself (docs/landmarks.md): the face's rotation in radians; its shift, and its size
 # against the best one, in the crop.
 MAX_ROLL, MAX_SHIFT, MIN_SCALE = np.radians(10), 0.06, 0.85
+MIN_SIDE_PX = 1.0  # of a crop; where points lie closer together they tell no place
 Passes = Literal["auto", 1, 2]
 
 
@@ -134,11 +135,11 @@ def crop_from_points(points5_px: Points, size: int) -> Matrix:
         size: side of the crop.
 
     Raises:
-        ValueError: when the points coincide.
+        ValueError: when the points (nearly) coincide.
     """
     guess = transform_points(similarity_transform(five_points(MEAN_SHAPE), points5_px), MEAN_SHAPE)
     square = upright_square(guess)
-    if not square[2] > 0:
+    if not square[2] > MIN_SIDE_PX:
         raise ValueError("the five points coincide")
     return square_transform(square, size)
 

@@ -25,7 +25,7 @@ from nkf.runtime import Device, FoundLandmarks, load_fan
 from nkf.weights import DEFAULT_FAN
 
 # Least detection score of what is looked at, and least probability that it is a face, landmarks considered. Of 300
-# FERPlus faces that trained no detector, in scenes as those of benchmarks/end_to_end.py, 4 % are missed with these, 3.3 %
+# FERPlus faces that trained no detector, in scenes as in benchmarks/end_to_end.py, 4 % are missed with these, 3.3 %
 # with 0.5, 5 % with 0.7; of 232 pictures without a face none shows one, with 0.5 two.
 CANDIDATE_SCORE, FOUND_PROBABILITY = 0.02, 0.6
 SECOND_LOOK_GAIN = 2.5  # by which a second look makes the landmarks surer at most: turned faces gain most
@@ -92,7 +92,8 @@ class FaceFinder:
         boxes = [first_crop(faces[k].box_xyxy, size) for k in unsure]
         level = self._landmarks([images[k] for k in unsure], [faces[k] for k in unsure], boxes)
         for n, k in enumerate(unsure):
-            if level.spread_px[n].mean() < found.spread_px[k].mean():
+            # Over the face's size: one crop may be far smaller than the other.
+            if _spread(level, n) < _spread(found, k):
                 found.points_px[k], found.spread_px[k] = level.points_px[n], level.spread_px[n]
         if not (np.isfinite(found.points_px).all() and np.isfinite(found.spread_px).all()):
             raise NkfError(f"model {self._fan.info.name!r} gives values that are not finite; its weights are broken")
@@ -105,8 +106,7 @@ class FaceFinder:
         """Look into each crop once, and again only where the first look may show a face: most boxes hold none."""
         size = self._fan.info.input_size
         found = first_look(self._fan, images, crops, size)
-        spreads = [relative_spread(points, spread) for points, spread in zip(*found, strict=True)]
-        likely = [k for k, spread in enumerate(spreads) if self._may_be_face(faces[k], spread / SECOND_LOOK_GAIN)]
+        likely = [k for k, face in enumerate(faces) if self._may_be_face(face, _spread(found, k) / SECOND_LOOK_GAIN)]
         part = FoundLandmarks(found.points_px[likely], found.spread_px[likely])
         again = second_look(self._fan, [images[k] for k in likely], [crops[k] for k in likely], part, size=size)
         found.points_px[likely], found.spread_px[likely] = again
@@ -114,7 +114,7 @@ class FaceFinder:
 
     def _is_unsure(self, face: Face, found: FoundLandmarks, k: int) -> bool:
         turned = quarter_turns_upright(face.points5_px) != 0
-        return turned or not self._may_be_face(face, relative_spread(found.points_px[k], found.spread_px[k]))
+        return turned or not self._may_be_face(face, _spread(found, k))
 
     def _is_face(self, face: Face) -> bool:
         assert face.landmarks_px is not None
@@ -132,6 +132,10 @@ class FaceFinder:
         crop, _ = align_face(image_rgb, face, self._fan.info.input_size)
         problems = find_problems(face.landmarks_px, face.landmark_spread_px, crop, self._limits)
         return replace(face, problems=problems)
+
+
+def _spread(found: FoundLandmarks, k: int) -> float:
+    return relative_spread(found.points_px[k], found.spread_px[k])
 
 
 def _first_crop(face: Face, size: int) -> Matrix:

@@ -232,7 +232,7 @@ def _expected_frames(info: VideoInfo, selection: FrameSelection) -> int:
 
 
 def _length(info: VideoInfo) -> str:
-    return "it is shorter" if info.duration_s is None else f"it is {info.duration_s:.2f} s long"
+    return "its length is not known" if info.duration_s is None else f"it is {info.duration_s:.2f} s long"
 
 
 def _one_line(error: Exception) -> str:

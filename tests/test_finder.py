@@ -209,7 +209,7 @@ def test_photos_without_a_face_have_no_landmarks(fake_package, portrait_path):
     found = LandmarkFinder("cpu")([plain, portrait, portrait, plain], [None, None, [200, 70, 260, 170], None], "photo")
     assert [points is not None for points in found] == [False, True, True, False]
     assert found[1].shape == (68, 2)
-    np.testing.assert_allclose(found[1].mean(axis=0), [225, 120], atol=25)  # where her face is
+    np.testing.assert_allclose(found[1].mean(axis=0), [225, 130], atol=25)  # where her landmarks are
 
 
 def test_what_no_landmarks_fit_on_has_none(monkeypatch, fake_package):

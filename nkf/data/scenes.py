@@ -37,7 +37,7 @@ MAX_FACES = 12  # in a scene
 _VISIBLE = 0.45  # share of a face's box that has to be inside the picture to count
 _PERSON = 0.4  # share of pasted faces that get hair, neck and a body
 _TIGHT, _FADED = 0.6, 0.4  # of pictures that a face fills to so much of their side, the share that fades into the scene
-_GREY = 0.2  # share of scenes without colours
+_GREY = 0.2  # share of scenes made grey; the light then tints half of these
 Square = NDArray[np.float64]  # (4,) xyxy of something pasted
 OCCLUSIONS = ("none", "eyes", "mouth", "patch")
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from nkf.data.patches import FOREHEAD, face_boxes, face_mask, faded_border, scramble
 from nkf.data.scene_pool import load_pool, read_pictures
-from nkf.data.scenes import _TIGHT, MAX_FACES, Faces, SceneMaker
+from nkf.data.scenes import _TIGHT, MAX_FACES, Faces, SceneMaker, _faded
 from nkf.errors import NkfError
 from nkf.geometry import MEAN_SHAPE, five_points
 
@@ -118,6 +118,14 @@ def test_faces_are_where_their_points_are_with_and_without_a_border(faces, maker
                 x, y = points[2].astype(int)  # the tip of the nose: white faces in dark pictures, whatever their light
                 if not occlusion and 0 <= x < 160 and 0 <= y < 120:
                     assert scene.image[y, x].max() > np.median(scene.image)
+
+
+def test_a_border_leaves_the_picture_where_it_was():
+    matrix = np.array([[0.5, -0.2, 30.0], [0.2, 0.5, 10.0]])
+    wide, _, moved = _faded(np.random.default_rng(0), Image.new("RGB", (SIDE, SIDE)), matrix)
+    border = (wide.width - SIDE) / 2
+    corner = np.array([border + 3, border + 7, 1.0])
+    np.testing.assert_allclose(moved @ corner, matrix @ [3, 7, 1])
 
 
 def test_a_pool_is_composed_once(maker, tmp_path):
