@@ -201,7 +201,9 @@ def comparison_section(documents: Documents) -> str:
         budget = (
             f"{of['base']['epochs']:g} epochs" if of["minutes"] is None else f"{of['minutes']:g} minutes of training"
         )
-        parts += [f"### {of['title']}", f"{budget} each; differences are to {of['reference']}. {COMPARED}"]
+        measured = f"the first {of['images']:,} images" if of.get("images") else "all images"
+        lead = f"{budget} each, measured on {measured} of {of['protocol']['test']};"
+        parts += [f"### {of['title']}", f"{lead} differences are to {of['reference']}. {COMPARED}"]
         parts += [comparison_table(of["rows"]), made(name, of, ", ".join(of["data"]))]
     return "\n\n".join(parts)
 

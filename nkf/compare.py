@@ -111,6 +111,7 @@ def compare(grid: Grid, out: Path, *, device: str = "cpu", rounds: int = 10) -> 
         "machine": machine(device),
         "device": device,
         "minutes": grid.minutes,
+        "images": grid.images,
         "reference": grid.studies[STUDY].reference,
         "title": grid.studies[STUDY].title,
         "rows": rows,
