@@ -24,9 +24,8 @@ from nkf.quality import (
 from nkf.runtime import Device, FoundLandmarks, load_fan
 from nkf.weights import DEFAULT_FAN
 
-# Least detection score of what is looked at, and least probability that it is a face, landmarks considered. Of 300
-# FERPlus faces that trained no detector, in scenes as in benchmarks/end_to_end.py, 4 % are missed with these, 3.3 %
-# with 0.5, 5 % with 0.7; of 232 pictures without a face none shows one, with 0.5 two.
+# Least detection score of what is looked at, and least probability that it is a face, landmarks considered: what they
+# miss tells benchmarks/end_to_end.py, and how often they see a face where none is benchmarks/detection.py.
 CANDIDATE_SCORE, FOUND_PROBABILITY = 0.02, 0.6
 SECOND_LOOK_GAIN = 2.5  # by which a second look makes the landmarks surer at most: turned faces gain most
 MIN_DISTANCE = 0.25  # mean distance of the landmarks of two faces, in sizes of one
