@@ -7,7 +7,8 @@ from pathlib import Path
 import fuzz_files as files
 import numpy as np
 
-from nkf.ablate import Measured, load_grid, read_damage
+from nkf.ablate import Measured, read_damage
+from nkf.ablation_grid import load_grid
 from nkf.config import load_config, override
 from nkf.data.counts import read_md5_list
 from nkf.data.formats.affectnet import list_affectnet

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nkf.ablate import Grid, load_grid
+from nkf.ablation_grid import Grid, load_grid
 from nkf.config import TrainConfig, merged, validated
 from nkf.files import replacing
 from nkf.machine import machine

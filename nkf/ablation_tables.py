@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nkf.ablate import Grid, Measured, Run, Study, grid_runs, read_damage
+from nkf.ablate import Measured, Run, grid_runs, read_damage
+from nkf.ablation_grid import Grid, Study
 from nkf.ablation_text import FEWEST_RUNS, tables_markdown
 from nkf.config import TrainConfig, load_config, validated
 from nkf.errors import NkfError

@@ -264,14 +264,7 @@ def _picture_files(images: Iterable[InputImage], folder: Path) -> list[Path]:
 
 
 def _check_outputs(images: ImageInputs, outputs: PredictOutputs, pictures: Mapping[str, Sequence[Path]]) -> None:
-    check_files(outputs.files)
-    written = {path.resolve() for path in outputs.files.values()}
-    for option, folder in outputs.folders.items():
-        if folder.exists() and not folder.is_dir():
-            raise NkfError(f"{folder}: a file, expected a folder for {_KINDS[option]} pictures")
-        if folder.resolve() in written:
-            raise NkfError(f"{folder}: two outputs cannot go to the same place")
-        written.add(folder.resolve())
+    check_files(outputs.files, outputs.folders.values())
     check_no_input([*outputs.files.values(), *(file for files in pictures.values() for file in files)], images)
     for option, files in pictures.items():
         for file in files:

@@ -55,8 +55,9 @@ def ablate(
     """
     require_matplotlib()  # before hours of training, not after
     place = torch_device(device)  # without torch this says what to install
-    from nkf.ablate import Measured, grid_runs, load_grid
+    from nkf.ablate import Measured, grid_runs
     from nkf.ablate import ablate as run_grid
+    from nkf.ablation_grid import load_grid
     from nkf.ablation_tables import analyse
 
     content = load_grid(grid)
@@ -101,8 +102,9 @@ def compare(
     """
     require_matplotlib()  # before hours of training, not after
     place = torch_device(device)
-    from nkf.ablate import Measured, grid_runs, load_grid
+    from nkf.ablate import Measured, grid_runs
     from nkf.ablate import ablate as run_grid
+    from nkf.ablation_grid import load_grid
     from nkf.compare import STUDY
     from nkf.compare import compare as make_table
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nkf.ablate import Grid, Run, grid_runs
+from nkf.ablate import Run, grid_runs
+from nkf.ablation_grid import Grid
 from nkf.ablation_tables import analyse
 from nkf.ablation_text import between, interval, percent, points, table
 from nkf.config import TrainConfig

@@ -26,7 +26,7 @@ from nkf.weights import DEFAULT_FAN
 
 # Least detection score of what is looked at, and least probability that it is a face, landmarks considered: what they
 # miss tells benchmarks/end_to_end.py, and how often they see a face where none is benchmarks/detection.py.
-CANDIDATE_SCORE, FOUND_PROBABILITY = 0.02, 0.6
+CANDIDATE_SCORE, FOUND_PROBABILITY = 0.02, 0.5
 SECOND_LOOK_GAIN = 2.5  # by which a second look makes the landmarks surer at most: turned faces gain most
 MIN_DISTANCE = 0.25  # mean distance of the landmarks of two faces, in sizes of one
 

@@ -7,7 +7,7 @@ predictions were just made or read back from the journal of a run that was stopp
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -116,17 +116,17 @@ def stream_or_file(path: Path) -> Path | TextIO:
     return sys.stdout if path == STANDARD_OUTPUT else path
 
 
-def check_files(files: Mapping[str, Path]) -> None:
-    """See that what a command is going to write are different files, each of the kind that its option says.
+def check_files(files: Mapping[str, Path], folders: Collection[Path] = ()) -> None:
+    """See that what a command is going to write are different places, each of the kind that its option says.
 
     Args:
         files: by the name of the option; `STANDARD_OUTPUT` is one, for `_STREAMED` alone.
+        folders: that pictures go into.
 
     Raises:
-        NkfError: when two are the same, or one is a folder, a stream where a file is needed, or has the ending of
-            what another option writes.
+        NkfError: when two are the same, or a file is a folder, a stream where a file is needed, or has the ending of
+            what another option writes; or a folder is a file.
     """
-    places: set[Path] = set()
     for option, path in files.items():
         if path == STANDARD_OUTPUT and option not in _STREAMED:
             raise NkfError(f"--{option} -: expected a file; --json, --jsonl and --csv can go to standard output")
@@ -135,6 +135,11 @@ def check_files(files: Mapping[str, Path]) -> None:
         other = _ENDINGS.get(path.suffix.lower(), option)
         if option in _ENDINGS.values() and other != option:
             raise NkfError(f"--{option} {path}: the ending of what --{other} writes; choose one of the two")
+    for folder in folders:
+        if folder.exists() and not folder.is_dir():
+            raise NkfError(f"{folder}: a file, expected a folder for pictures")
+    places: set[Path] = set()
+    for path in [*files.values(), *folders]:
         place = path if path == STANDARD_OUTPUT else path.resolve()
         if place in places:
             raise NkfError(f"{path}: two outputs cannot go to the same place")

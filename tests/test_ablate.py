@@ -12,19 +12,8 @@ import pytest
 import torch
 import yaml
 
-from nkf.ablate import (
-    Grid,
-    Measured,
-    Repeat,
-    Run,
-    ablate,
-    folder_name,
-    grid_runs,
-    load_grid,
-    measure,
-    measure_noise,
-    read_damage,
-)  # fmt: skip
+from nkf.ablate import Measured, Run, ablate, grid_runs, measure, measure_noise, read_damage
+from nkf.ablation_grid import Grid, Repeat, folder_name, load_grid
 from nkf.corruptions import CORRUPTIONS
 from nkf.data.dataset import load_crops
 from nkf.data.pack import Pack

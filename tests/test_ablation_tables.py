@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
-from nkf.ablate import Grid, Measured, grid_runs, write_damage
+from nkf.ablate import Measured, grid_runs, write_damage
+from nkf.ablation_grid import Grid
 from nkf.ablation_tables import Comparison, analyse, study_axis, with_verdicts
 from nkf.ablation_text import damage_words, study_table, study_words
 from nkf.config import save_config

@@ -204,7 +204,7 @@ def test_an_improbable_expression_is_told(run, photos):
         (["--min-face", "30", "--detector", "none"], "min_face_px: for our own detector alone"),
         (["--csv", "x", "--parquet", "./x"], "two outputs cannot go to the same place"),
         (["--annotate", "x", "--explain", "x"], "two outputs cannot go to the same place"),
-        (["--explain", "in/02.jpg"], "in/02.jpg: a file, expected a folder for explained pictures"),
+        (["--explain", "in/02.jpg"], "in/02.jpg: a file, expected a folder for pictures"),
     ],
 )
 def test_mistakes(run, photos, tmp_path, arguments, message):

@@ -10,7 +10,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from nkf.ablate import Grid, Measured, grid_runs
+from nkf.ablate import Measured, grid_runs
+from nkf.ablation_grid import Grid
 from nkf.cli import main
 from nkf.cli_study import STUDY_COMMANDS
 from nkf.corruptions import CORRUPTIONS

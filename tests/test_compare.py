@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nkf.ablate import Grid, Measured, Run, ablate, grid_runs, measure_robustness
+from nkf.ablate import Measured, Run, ablate, grid_runs, measure_robustness
+from nkf.ablation_grid import Grid
 from nkf.compare import BATCHES, compare, comparison_table, fresh_network, measure_start
 from nkf.config import NetworkConfig
 from nkf.corruptions import CORRUPTIONS

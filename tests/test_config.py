@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from nkf.ablate import Grid
+from nkf.ablation_grid import Grid
 from nkf.cli import COMMANDS
 from nkf.commandline import _parse
 from nkf.config import TrainConfig, load_config, merged, override, read_yaml, save_config
