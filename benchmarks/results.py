@@ -14,12 +14,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import results_comparison
 import results_prediction
 import results_reliability
 from results_explanation import PICTURE, TITLE, draw_deletion, explanation_parts
 
 from nkf.ablation_text import HOW_TO_READ, interval, percent, study_parts, table
-from nkf.compare import comparison_table
 from nkf.files import replacing
 from nkf.metrics import wilson_interval
 from nkf.report_tables import draw_noise, draw_study
@@ -46,10 +46,7 @@ COMMANDS = {
     "ablation-pretraining": "nkf ablate configs/ablation/pretraining.yaml --out runs/ablation-pretraining",
     "ablation-mobile": "nkf ablate configs/cuda/ablation-mobile.yaml --out runs/ablation-mobile --device cuda",
     "ablation-base": "nkf ablate configs/cuda/ablation-base.yaml --out runs/ablation-base --device cuda",
-    "counts": "python benchmarks/counts.py --json benchmarks/results/counts.json",
-    "compare-cpu": "nkf compare configs/compare/cpu.yaml --out runs/compare-cpu",
-    "compare": "nkf compare configs/compare/cuda.yaml --out runs/compare --device cuda",
-    "overfit": "python benchmarks/overfit.py configs/compare/cpu.yaml",
+    **results_comparison.COMMANDS,
     "deletion": "python benchmarks/deletion.py data/ferplus --json benchmarks/results/deletion.json",
     **results_prediction.COMMANDS,
     **results_reliability.COMMANDS,
@@ -91,19 +88,6 @@ out); none was checked here. They are about other images than ours, and do not c
   networks that were trained on millions of pictures; `mobile` is far smaller (`nkf models`).
 - **RAF-DB and AffectNet** are given to researchers on request only, and were not at hand: nothing of ours is beside."""
 
-COMPARED = """\
-*Before training* is the accuracy of the fresh network on the first 512 images, *loss* the mean of the first and of the
-last tenth of its steps (each system's own loss: the numbers of two systems do not compare). Latency is of fresh
-networks, by turns in one go, and per face; multiply-adds are of convolutions and matrix products. *Over images* is the
-interval of the difference for these trained networks; one run tells nothing about other runs."""
-OVERFITTED = """\
-Whether each network, with its own loss, can learn at all: it sees the same few faces at every step, unchanged, and
-should know them by heart in the end. EfficientFace learns what its teacher says of them, which may differ from the
-labels."""
-COUNTED = """\
-The public code's counts were taken from its modules with random weights, at 224×224 pixels, seven or eight classes,
-with the parts in that have no effect on the answer; ours leave these out unless asked."""
-
 
 def missing(name: str) -> str:
     """What stands in the place of a file that is not there."""
@@ -112,7 +96,7 @@ def missing(name: str) -> str:
 
 def made(name: str, document: Document, *facts: str) -> str:
     """Where numbers come from: command, seed, machine, time and date, as far as the file tells."""
-    told = [f"`{document.get('command', COMMANDS[name])}`", *facts]
+    told = [f"`{document.get('command', COMMANDS[name])}`", *filter(None, facts)]
     if document.get("seed") is not None:
         told.append(f"seed {document['seed']}")
     if document.get("machine"):
@@ -190,69 +174,6 @@ def ablation_section(name: str, documents: Documents) -> str:
     return "\n\n".join([*parts, made(name, of, *facts, *of["machines"])])
 
 
-def comparison_section(documents: Documents) -> str:
-    """The compared systems in one harness: on a CPU for minutes, on CUDA for epochs."""
-    parts = ["## The compared systems in one harness"]
-    for name in ("compare-cpu", "compare"):
-        if name not in documents:
-            parts.append(missing(name))
-            continue
-        of = documents[name]
-        budget = (
-            f"{of['base']['epochs']:g} epochs" if of["minutes"] is None else f"{of['minutes']:g} minutes of training"
-        )
-        measured = f"the first {of['images']:,} images" if of.get("images") else "all images"
-        lead = f"{budget} each, measured on {measured} of {of['protocol']['test']};"
-        parts += [f"### {of['title']}", f"{lead} differences are to {of['reference']}. {COMPARED}"]
-        parts += [comparison_table(of["rows"]), made(name, of, ", ".join(of["data"]))]
-    return "\n\n".join(parts)
-
-
-def overfit_section(documents: Documents) -> str:
-    """Losses and accuracies of a few faces that every compared system learns by heart."""
-    title, name = "### The same few faces", "overfit"
-    if name not in documents:
-        return f"{title}\n\n{missing(name)}"
-    of = documents[name]
-    header = ["system", "faces", "steps", "loss", "right before", "right after", "s"]
-    rows = [
-        [
-            row,
-            f"{one['faces']}",
-            f"{one['steps']}",
-            f"{one['first_loss']:.2f} → {one['last_loss']:.2f}",
-            percent(one["accuracy_before"], 0),
-            percent(one["accuracy"], 0),
-            f"{one['seconds']:.0f}",
-        ]
-        for row, one in of["rows"].items()
-    ]
-    return "\n\n".join([title, OVERFITTED, table(header, rows), made(name, of)])
-
-
-def counts_section(documents: Documents) -> str:
-    """Ours and the public code's sizes of the compared systems; part by part where they differ."""
-    title, name = "## Sizes beside the public code's", "counts"
-    if name not in documents:
-        return f"{title}\n\n{missing(name)}"
-    of, lines, different = documents[name], [], []
-    for system, rows in of["systems"].items():
-        total = next(row for row in rows if row["part"] == "total")
-        live = next(row for row in rows if row["part"] == "total without dead parts")
-        equal = sum(row["equal"] for row in rows)
-        cells = (f"{value:,}" for key in ("parameters", "macs") for value in total[key])
-        lines.append([system, *cells, f"{live['parameters'][0]:,}", f"{equal} of {len(rows)}"])
-        different += [
-            f"- {system}, {row['part']}: {row['parameters']}, {row['macs']}" for row in rows if not row["equal"]
-        ]
-    header = [
-        "system", "parameters", "public code's", "multiply-adds", "public code's", "parameters with an effect",
-        "parts equal",
-    ]  # fmt: skip
-    told = "Different:\n\n" + "\n".join(different) if different else "No part differs."
-    return "\n\n".join([title, COUNTED, table(header, lines), told, made(name, of)])
-
-
 def _conditions(of: Document) -> str:
     """What the rows of a grid have in common, and what they are measured on."""
     base, protocol = of["base"], of["protocol"]
@@ -325,13 +246,12 @@ def resume_section(documents: Documents) -> str:
 
 
 def measured_sections(module: ModuleType, documents: Documents) -> list[str]:
-    """The sections of results_prediction.py or results_reliability.py."""
+    """The sections of results_comparison.py, results_prediction.py or results_reliability.py."""
     sections = []
     for name, parts in module.PARTS.items():
-        if (of := documents.get(name)) is None:
-            sections.append(f"{module.TITLES[name]}\n\n{missing(name)}")
-        else:
-            sections.append("\n\n".join([*parts(of), made(name, of, module.what(name, of))]))
+        of = documents.get(name)
+        told = [missing(name)] if of is None else [*parts(of), made(name, of, module.what(name, of))]
+        sections.append("\n\n".join([module.TITLES[name], *told]))
     return sections
 
 
@@ -343,9 +263,8 @@ def page(documents: Documents) -> str:
         published_section(documents),
         f"## How to read the ablations\n\n{HOW_TO_READ}",
         *(ablation_section(name, documents) for name in ABLATIONS),
-        comparison_section(documents),
-        overfit_section(documents),
-        counts_section(documents),
+        results_comparison.HEADER,
+        *measured_sections(results_comparison, documents),
         *measured_sections(results_reliability, documents),
         explanation_section(documents),
         *measured_sections(results_prediction, documents),

@@ -47,7 +47,7 @@ def end_to_end_parts(of: Document) -> list[str]:
     rows = [_condition("all of these, upright", upright)]
     for group, members in of["groups"].items():
         rows += [_condition(f"{GROUPS[group]}: {name}", figures) for name, figures in members.items()]
-    return [TITLES[END_TO_END], lead, verdict, table(header, rows)]
+    return [lead, verdict, table(header, rows)]
 
 
 def _condition(name: str, of: Document) -> list[str]:
@@ -89,7 +89,7 @@ def folder_parts(of: Document) -> list[str]:
         f" ({low:.2f}–{high:.2f})."
     )
     header = ["stage", "ms an image", "floor, ms"]
-    return [TITLES[FOLDER], lead, table(["", "images/s"], rows), told, table(header, stages), start]
+    return [lead, table(["", "images/s"], rows), told, table(header, stages), start]
 
 
 PARTS = {END_TO_END: end_to_end_parts, FOLDER: folder_parts}

@@ -30,7 +30,7 @@ def robustness_parts(of: Document) -> list[str]:
         f"`{of['model']}` is right on {percent(clean['accuracy'])} ({interval(clean['accuracy_ci95'])}) of {of['n']:,}"
         " images as they are. Relative drop of the accuracy (with the interval of a paired bootstrap over the images):"
     )
-    parts = [TITLES[ROBUSTNESS], lead, _drops(of), _hardest(of), "![accuracy by severity](results_robustness.png)"]
+    parts = [lead, _drops(of), _hardest(of), "![accuracy by severity](results_robustness.png)"]
     if of["landmark_noise"]["n"]:
         parts += ["With noise on the landmarks (standard deviation over the distance of the eye centres):", _noise(of)]
         parts.append("![accuracy by noise on the landmarks](results_landmark_noise.png)")
@@ -77,7 +77,7 @@ def colour_parts(of: Document) -> list[str]:
         f" ({interval(of['agreement_ci95'])}) of {of['n']:,} faces; the probabilities differ by"
         f" {100 * of['mean_absolute_difference']:.2f} points on average."
     )
-    return [TITLES[COLOUR], text]
+    return [text]
 
 
 def calibration_parts(of: Document) -> list[str]:
@@ -99,7 +99,7 @@ def calibration_parts(of: Document) -> list[str]:
     ]
     header = ["", "ECE", "ECE of perfect probabilities", "NLL", "Brier", "accuracy"]
     pictures = "![reliability](results_reliability.png)\n![coverage and accuracy](results_coverage.png)"
-    return [TITLES[CALIBRATION], lead, table(header, rows), _abstention(of), pictures]
+    return [lead, table(header, rows), _abstention(of), pictures]
 
 
 def _abstention(of: Document) -> str:
