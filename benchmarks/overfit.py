@@ -2,9 +2,9 @@
 
     python benchmarks/overfit.py configs/compare/cpu.yaml
 
-Large networks that start fresh need days of a CPU to learn a dataset: `nkf compare` shows little of them in minutes.
-What a mistake in a network, a loss or a gradient would show in minutes is this: each row of the grid, with its own
-loss, sees all the faces at every step, unchanged, with a fixed learning rate. Loss and accuracy are of these faces;
+Large networks that start fresh need days of a CPU to learn a dataset. What shows a mistake in a network, a loss or a
+gradient in minutes is this: each row of the grid, with its own loss, sees all the faces at every step, unchanged, in
+float32, with a fixed learning rate. Loss and accuracy are of these faces;
 accuracy is in evaluation mode, with the statistics of these faces. The file is written after every row.
 """
 
@@ -33,7 +33,7 @@ FACES, STEPS = 8, 50
 
 def config_of(grid: Grid, row: str) -> TrainConfig:
     """A row's system and loss, on a few faces as they are."""
-    few = {"name": "overfit", "limit": FACES, "targets": "label", "augment": UNCHANGED}
+    few = {"name": "overfit", "limit": FACES, "targets": "label", "augment": UNCHANGED, "bf16": False}
     return validated(merged(grid.base, grid.rows[row]) | few, f"row {row}")
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/quality.py --out benchmarks/results/quality.json --plot docs/rejection.png
 
-Rejection: every box that our detector gives from score 0.2 on, on scenes of faces and backgrounds that no training saw,
-on pictures without faces, and on drawn smileys, text and walls. The logistic regression of `nkf.quality` is fitted on
-every other picture and judged on the rest.
+Rejection: every box that our detector gives from score 0.02 on, in scenes of faces and backgrounds that no training
+saw, on pictures without faces, and on drawn smileys, text and walls. The logistic regression of `nkf.quality` is fitted
+on every other picture and judged on the rest.
 
 Verdicts: FERPlus valid, each face made worse at random (blurred, shrunk, turned away by nothing but itself), accuracy
 of the expression where the verdict is ``ok`` and where it is ``low_quality``, and by problem.

@@ -25,7 +25,8 @@ COMPARED = """\
 *Before training* is the accuracy of the fresh network on the first 512 images, *loss* the mean of the first and of the
 last tenth of its steps (each system's own loss: the numbers of two systems do not compare). Latency is of fresh
 networks, by turns in one go, and per face; multiply-adds are of convolutions and matrix products. *Over images* is the
-interval of the difference for these trained networks; one run tells nothing about other runs."""
+interval of the difference for these trained networks; one run tells nothing about other runs. What was the same for
+all, and what was not: `docs/systems.md`."""
 OVERFITTED = """\
 Whether each network, with its own loss, can learn at all: it sees the same few faces at every step, unchanged, and
 should know them by heart in the end. EfficientFace learns what its teacher says of them, which may differ from the

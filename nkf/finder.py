@@ -28,7 +28,7 @@ from nkf.weights import DEFAULT_FAN
 # miss tells benchmarks/end_to_end.py, and how often they see a face where none is benchmarks/detection.py.
 CANDIDATE_SCORE, FOUND_PROBABILITY = 0.02, 0.5
 SECOND_LOOK_GAIN = 2.5  # by which a second look makes the landmarks surer at most: turned faces gain most
-MIN_DISTANCE = 0.25  # mean distance of the landmarks of two faces, in sizes of one
+MIN_DISTANCE = 0.4  # mean distance of the landmarks of two faces, in sizes of the one of the lower score
 
 
 class FaceFinder:

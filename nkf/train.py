@@ -201,15 +201,15 @@ def _warn_of_little_use(recipe: Recipe, device: str) -> None:
     if total <= config.warmup_steps:
         message = f"{total} steps in all, and warm-up takes {config.warmup_steps}: the network will hardly learn"
         warnings.warn(f"{message}; raise epochs, or lower batch_size and warmup_steps", NkfWarning, stacklevel=3)
-    if config.bf16 and device == "cpu" and not _has_bf16():
+    if config.bf16 and device == "cpu" and _lacks_bf16():
         message = "bf16 is slow on a CPU without instructions for it (AVX512-BF16, AMX)"
         warnings.warn(f"{message}; set bf16: false", NkfWarning, stacklevel=3)
 
 
-def _has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself: then training takes 0.6 of the time in POSTER and EAC."""
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 may not have it
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+def _lacks_bf16() -> bool:
+    """Whether this CPU is known not to multiply bfloat16 itself."""
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 may not tell
+    return bool(capabilities) and not any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _start(recipe: Recipe) -> State:

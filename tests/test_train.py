@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 import nkf.train
 from nkf.config import AugmentConfig, MixConfig, NetworkConfig, TrainConfig
-from nkf.errors import NkfError
+from nkf.errors import NkfError, NkfWarning
 from nkf.models import load_model
 from nkf.recipes import create_recipe
 from nkf.train import LOG_EVERY, PATIENCE, Objective, add_gradients, batch_rows, step_seed, total_steps, train
@@ -394,3 +395,17 @@ def test_frozen_parts_keep_their_weights_and_statistics(unbroken: Path, mini_pac
 def test_unknown_frozen_part_is_one_line(mini_pack: Path, tmp_path: Path) -> None:
     with pytest.raises(NkfError, match="frozen: the network has no part 'trunk'"):
         train(config_for(mini_pack, frozen=("trunk",)), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "warned"),
+    [({"avx2": True, "avx512_bf16": False}, True), ({"amx_bf16": True}, False), ({"bf16": True}, False), ({}, False)],
+)
+def test_bf16_is_warned_of_only_on_a_cpu_that_is_known_to_lack_it(
+    capabilities: dict[str, bool], warned: bool, mini_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NkfWarning)
+        train(config_for(mini_pack, bf16=True), tmp_path / "run", max_minutes=0)
+    assert any("bf16 is slow" in str(warning.message) for warning in caught) == warned
