@@ -58,7 +58,8 @@ def test_boxes_on_parts_of_a_face_count_once():
     whole = Face([20, 20, 80, 80], 0.9, landmarks_px=shape)
     part = Face([20, 20, 60, 50], 0.5, landmarks_px=shape + 3)
     other = Face([90, 20, 170, 100], 0.4, landmarks_px=shape + [70, 0])
-    assert without_doubles([part, whole, other]) == [other, whole]
+    both = Face([20, 20, 170, 170], 0.03, landmarks_px=MEAN_SHAPE * 105 + 12)  # loosely around two faces
+    assert without_doubles([part, both, whole, other]) == [other, whole]
     assert without_doubles([]) == []
 
 
