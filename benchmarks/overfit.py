@@ -4,8 +4,8 @@
 
 Large networks that start fresh need days of a CPU to learn a dataset. What shows a mistake in a network, a loss or a
 gradient in minutes is this: each row of the grid, with its own loss, sees all the faces at every step, unchanged, in
-float32, with a fixed learning rate. Loss and accuracy are of these faces;
-accuracy is in evaluation mode, with the statistics of these faces. The file is written after every row.
+float32, with a fixed learning rate. Loss and accuracy are of these faces; accuracy is in evaluation mode, with the
+statistics of these faces. The file is written after every row.
 """
 
 import argparse
