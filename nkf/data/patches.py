@@ -67,10 +67,20 @@ def faded_border(image_rgb: ImageRGB, border: int) -> tuple[Image.Image, Image.I
     return soft, Image.fromarray((255 * fade * fade * (3 - 2 * fade)).astype(np.uint8))
 
 
+def fade_out(
+    rng: np.random.Generator, image: Image.Image, matrix: NDArray[np.float64]
+) -> tuple[Image.Image, Image.Image, NDArray[np.float64]]:
+    """Give a picture a `faded_border`: picture, mask, and a (2, 3) matrix that keeps its pixels where they were."""
+    border = round(rng.uniform(0.1, 0.25) * image.width)
+    image, mask = faded_border(np.asarray(image), border)
+    linear = matrix[:, :2]
+    return image, mask, np.column_stack([linear, matrix[:, 2] - linear @ [border, border]])
+
+
 def cover(
     rng: np.random.Generator, image: Image.Image, landmarks: Points, part: str, make_patch: Callable[[int], Image.Image]
 ) -> Image.Image:
-    """Cover the eyes (sunglasses), the mouth (a mask) or anything (a patch of the side that it is asked for)."""
+    """Cover the eyes (sunglasses), the mouth (a mask) or anything (a hand, or a patch of the side it is asked for)."""
     image = image.copy()
     draw = ImageDraw.Draw(image)
     color = tuple(int(v) for v in (rng.integers(0, 60, 3) if rng.random() < 0.5 else rng.integers(0, 256, 3)))
@@ -91,6 +101,8 @@ def cover(
                 y = landmarks[33, 1] + (landmarks[8, 1] - landmarks[33, 1]) * k / 4
                 line = tuple(max(0, c - 40) for c in color)
                 draw.line([(landmarks[4, 0], y), (landmarks[12, 0], y)], fill=line, width=1)
+    elif rng.random() < 0.5:
+        draw_hand(rng, draw, landmarks, _skin(image, landmarks))
     else:
         side = int(width * rng.uniform(0.25, 0.5))
         x, y = landmarks[int(rng.integers(68))] - side / 2
@@ -237,6 +249,33 @@ def draw_limbs(rng: np.random.Generator, image: ImageRGB) -> Image.Image:
             rx, ry = rng.uniform(2, side / 4, 2)
             draw.ellipse((x - rx, y - ry, x + rx, y + ry), fill=color)
     return patch.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2)))
+
+
+def draw_hand(rng: np.random.Generator, draw: ImageDraw.ImageDraw, landmarks: Points, skin: Sequence[int]) -> None:
+    """Draw a hand over a face (68, 2): a palm at its edge, four fingers to somewhere inside, shaded between them."""
+    width = float(np.ptp(landmarks[:, 0]))
+    palm, tip = landmarks[int(rng.integers(17))], landmarks[int(rng.integers(17, 68))]
+    along = tip - palm
+    across = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1.0)
+    thick = width * rng.uniform(0.07, 0.13)
+    shade, light = (tuple(int(min(255, v * k)) for v in skin) for k in (rng.uniform(0.5, 0.8), rng.uniform(0.8, 1.25)))
+    radius = 2.3 * thick
+    draw.ellipse((*(palm - radius), *(palm + radius)), fill=light)
+    for finger in range(4):
+        start = palm + across * (finger - 1.5) * thick
+        end = start + along * rng.uniform(0.7, 1.1) + across * (finger - 1.5) * rng.uniform(0, 0.5) * thick
+        for color, share in ((shade, 1.15), (light, 0.85)):
+            draw.line([tuple(start), tuple(end)], fill=color, width=max(1, int(thick * share)))
+            tip_radius = thick * share / 2
+            draw.ellipse((*(end - tip_radius), *(end + tip_radius)), fill=color)
+
+
+def _skin(image: Image.Image, landmarks: Points) -> tuple[int, ...]:
+    """The colour (RGB) of the nose's bridge."""
+    x, y = np.clip(landmarks[28].astype(int), 0, np.array(image.size) - 1)
+    color = image.getpixel((int(x), int(y)))
+    assert isinstance(color, tuple)
+    return color
 
 
 def draw_text(rng: np.random.Generator, side: int) -> Image.Image:

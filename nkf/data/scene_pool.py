@@ -16,7 +16,7 @@ from nkf.files import replacing
 from nkf.images import IMAGE_SUFFIXES, decode_image
 from nkf.progress import Progress, no_progress
 
-_VERSION = 3  # of what `SceneMaker` does: counted up when pools made before are stale
+_VERSION = 4  # of what `SceneMaker` does: counted up when pools made before are stale
 
 
 def read_pictures(folder: Path) -> list[Image.Image]:

@@ -20,7 +20,7 @@ from nkf.data.patches import (
     draw_text,
     face_boxes,
     face_mask,
-    faded_border,
+    fade_out,
     fill_outline,
     log_uniform,
     paste,
@@ -32,11 +32,14 @@ from nkf.data.patches import (
 )
 from nkf.geometry import five_points
 from nkf.images import ImageRGB
+from nkf.pose import head_pose
 
 MAX_FACES = 12  # in a scene
 _VISIBLE = 0.45  # share of a face's box that has to be inside the picture to count
 _PERSON = 0.4  # share of pasted faces that get hair, neck and a body
 _TIGHT, _FADED = 0.6, 0.4  # of pictures that a face fills to so much of their side, the share that fades into the scene
+_PORTRAIT = 0.15  # share of faces, and of distractors, in a picture of head and shoulders with edges of its own
+_TURNED_DEG = 20.0  # faces turned by so much to a side are drawn twice as often as ones from the front
 _GREY = 0.2  # share of scenes made grey; the light then tints half of these
 Square = NDArray[np.float64]  # (4,) xyxy of something pasted
 OCCLUSIONS = ("none", "eyes", "mouth", "patch")
@@ -114,13 +117,15 @@ class SceneMaker:
         self.level = level
         self.clean_share = clean_share
         self.boxes = face_boxes(faces.landmarks_px)
+        turned = [1 + (head_pose(points).yaw_deg / _TURNED_DEG) ** 2 for points in faces.landmarks_px]
+        self._chances = np.cumsum(turned) / np.sum(turned)
 
     def compose(self, rng: np.random.Generator, *, faces: int | None = None) -> Scene:
         """Make one scene; `faces` fixes how many are tried, otherwise 0 to `MAX_FACES`."""
         kind = rng.random()
         if faces is None and kind < 0.22:
             return self._collage(rng)
-        canvas = self._background(rng)
+        canvas = self._background(rng, self.size_wh)
         count = (
             faces
             if faces is not None
@@ -131,7 +136,9 @@ class SceneMaker:
         taken: list[Square] = []
         found: list[_Placed] = []
         for is_face in jobs:
-            if is_face:
+            if rng.random() < _PORTRAIT:
+                self._paste_portrait(canvas, rng, taken, found if is_face else None)
+            elif is_face:
                 self._paste_face(canvas, rng, taken, found)
             else:
                 self._paste_distractor(canvas, rng, taken)
@@ -142,7 +149,7 @@ class SceneMaker:
         width, height = self.size_wh
         kind = rng.random()
         color = (255, 255, 255) if kind < 0.45 else tuple(int(v) for v in rng.integers(0, 256, 3))
-        canvas = self._background(rng) if kind > 0.7 else Image.new("RGB", self.size_wh, color)
+        canvas = self._background(rng, self.size_wh) if kind > 0.7 else Image.new("RGB", self.size_wh, color)
         columns, rows = [(1, 1), (2, 1), (1, 2), (2, 2)][rng.choice(4, p=[0.55, 0.1, 0.1, 0.25])]
         for cell in range(columns * rows):
             picture = self.pictures[int(rng.integers(len(self.pictures)))].convert("RGBA")
@@ -166,7 +173,7 @@ class SceneMaker:
         columns, rows = [(1, 1), (2, 1), (1, 2), (2, 2), (3, 2), (4, 3)][
             rng.choice(6, p=[0.3, 0.15, 0.1, 0.2, 0.15, 0.1])
         ]
-        canvas = self._background(rng)
+        canvas = self._background(rng, self.size_wh)
         found: list[_Placed] = []
         for cell in range(columns * rows):
             w, h = width / columns, height / rows
@@ -175,7 +182,7 @@ class SceneMaker:
                 patch = self._patch(rng, int(max(w, h)) + 1).resize((int(w) + 1, int(h) + 1))
                 canvas.paste(patch.convert("RGB"), (int(low[0]), int(low[1])))
                 continue
-            row = int(rng.integers(len(self.faces.images)))
+            row = self._row(rng)
             side = self.faces.images.shape[1]
             scale = max(w, h) / side if rng.random() < 0.6 else min(w, h) / side
             if columns * rows == 1 and rng.random() < 0.4:
@@ -193,7 +200,7 @@ class SceneMaker:
     def _paste_face(
         self, canvas: Image.Image, rng: np.random.Generator, taken: list[Square], found: list[_Placed]
     ) -> None:
-        row, side = int(rng.integers(len(self.faces.images))), self.faces.images.shape[1]
+        row, side = self._row(rng), self.faces.images.shape[1]
         angle = float(rng.uniform(-15, 15) if rng.random() < self.level else rng.uniform(-1, 1) * self.rotation_deg)
         turned = self.faces.landmarks_px[row] @ rotation(angle).T
         box = face_boxes(turned)
@@ -211,6 +218,34 @@ class SceneMaker:
         taken.append(np.array([*(place - room / 2), *(place + room / 2)]))
         mask = None if faded else face_mask(rng, self.faces.landmarks_px[row], side)
         self._put(canvas, row, matrix, mask, rng, found, angle)
+
+    def _paste_portrait(
+        self, canvas: Image.Image, rng: np.random.Generator, taken: list[Square], found: list[_Placed] | None
+    ) -> None:
+        """Paste a picture of a person from the chest up, with hard edges; without `found`, of one without a face."""
+        row, side = self._row(rng), self.faces.images.shape[1]
+        angle = float(rng.uniform(-15, 15))
+        box = face_boxes(self.faces.landmarks_px[row] @ rotation(angle).T)
+        size = log_uniform(rng, self.face_px[0], self.face_px[1] / 3)
+        frame = np.minimum(size * rng.uniform([1.8, 2.2], [4.5, 5.0]), self.size_wh).astype(int)
+        place = self._place(rng, float(frame.max()), taken, whole=True)
+        if place is None:
+            return
+        corner = (place - frame / 2).astype(int)
+        taken.append(np.array([*corner, *(corner + frame)], np.float64))
+        portrait = self._background(rng, (int(frame[0]), int(frame[1])))
+        head = frame * rng.uniform([0.35, 0.0], [0.65, 0.2]) + [0, 0.75 * size]
+        scale = size / float((box[2:] - box[:2]).max())
+        matrix = np.column_stack([rotation(angle) * scale, head - (box[:2] + box[2:]) / 2 * scale])
+        self._draw_person(portrait, rng, row, matrix, [])
+        mask, area = face_mask(rng, self.faces.landmarks_px[row], side), (0, 0, *portrait.size)
+        if found is not None:
+            shown: list[_Placed] = []
+            self._put(portrait, row, matrix, mask, rng, shown, angle, limits=area)
+            found += [face._replace(box=face.box + np.tile(corner, 2), points=face.points + corner) for face in shown]
+        elif rng.random() < 0.5:
+            paste(portrait, Image.fromarray(relight(rng, scramble(rng, self.faces.images[row]))), mask, matrix, area)
+        canvas.paste(portrait, (int(corner[0]), int(corner[1])))
 
     def _draw_person(
         self, canvas: Image.Image, rng: np.random.Generator, row: int, matrix: NDArray[np.float64], taken: list[Square]
@@ -262,7 +297,7 @@ class SceneMaker:
         low, high = np.maximum(box[:2], area[:2]), np.minimum(box[2:], area[2:])
         visible = float(np.prod(np.maximum(high - low, 0)) / np.prod(box[2:] - box[:2]))
         if mask is None:
-            image, mask, matrix = _faded(rng, image, matrix)
+            image, mask, matrix = fade_out(rng, image, matrix)
         paste(canvas, image, mask, matrix, area)
         if visible >= _VISIBLE and len(found) < MAX_FACES:
             box = np.concatenate([low, high]) if limits else box
@@ -282,7 +317,7 @@ class SceneMaker:
             return
         taken.append(np.array([*(place - size / 2), *(place + size / 2)]))
         kind, side = rng.random(), self.faces.images.shape[1]
-        row = int(rng.integers(len(self.faces.images)))
+        row = self._row(rng)
         mask = face_mask(rng, self.faces.landmarks_px[row], side)
         angle = rng.uniform(-1, 1) * self.rotation_deg
         linear = rotation(angle) * size / (0.8 * side)
@@ -305,13 +340,18 @@ class SceneMaker:
             mask = Image.new("L", (side, side))
             mask.paste(stamp.getchannel("A"), ((side - stamp.width) // 2, (side - stamp.height) // 2))
         if kind < 0.82 and rng.random() < _FADED / 2:  # about as many as of the faces
-            patch, mask, matrix = _faded(rng, patch, matrix)
+            patch, mask, matrix = fade_out(rng, patch, matrix)
         paste(canvas, patch, mask, matrix, (0, 0, canvas.width, canvas.height))
 
-    def _place(self, rng: np.random.Generator, size: float, taken: list[Square]) -> NDArray[np.float64] | None:
+    def _row(self, rng: np.random.Generator) -> int:
+        return int(np.searchsorted(self._chances, rng.random()))
+
+    def _place(
+        self, rng: np.random.Generator, size: float, taken: list[Square], *, whole: bool = False
+    ) -> NDArray[np.float64] | None:
         """Find a centre whose square overlaps nothing pasted by much; None after some attempts."""
         canvas = np.array(self.size_wh, np.float64)
-        inside = np.minimum(size * 0.5, canvas / 2) * (1.0 if rng.random() < 0.8 else 0.5)
+        inside = np.minimum(size * 0.5, canvas / 2) * (1.0 if whole or rng.random() < 0.8 else 0.5)
         for _ in range(12):
             centre = rng.uniform(inside, np.maximum(canvas - inside, inside + 1e-3))
             low, high = centre - size / 2, centre + size / 2
@@ -323,18 +363,18 @@ class SceneMaker:
                 return centre
         return None
 
-    def _background(self, rng: np.random.Generator) -> Image.Image:
+    def _background(self, rng: np.random.Generator, size_wh: tuple[int, int]) -> Image.Image:
         kind = rng.random()
         if kind < 0.08:  # plain or a gradient
             ends = rng.integers(0, 256, (2, 3))
-            ramp = np.linspace(0, 1, self.size_wh[1])[:, None, None]
+            ramp = np.linspace(0, 1, size_wh[1])[:, None, None]
             rows = (ends[0] * (1 - ramp) + ends[1] * ramp).astype(np.uint8)  # (H, 1, 3)
-            return Image.fromarray(np.repeat(rows, self.size_wh[0], axis=1))
+            return Image.fromarray(np.repeat(rows, size_wh[0], axis=1))
         if kind < 0.2:  # a face, scrambled and blown up
-            row = int(rng.integers(len(self.faces.images)))
+            row = self._row(rng)
             tiles = scramble(rng, self.faces.images[row], tiles=int(rng.integers(4, 9)))
-            return Image.fromarray(relight(rng, tiles)).resize(self.size_wh)
-        return random_part(rng, self.backgrounds[int(rng.integers(len(self.backgrounds)))], self.size_wh)
+            return Image.fromarray(relight(rng, tiles)).resize(size_wh)
+        return random_part(rng, self.backgrounds[int(rng.integers(len(self.backgrounds)))], size_wh)
 
     def _patch(self, rng: np.random.Generator, side: int) -> Image.Image:
         return random_part(rng, self.pictures[int(rng.integers(len(self.pictures)))].convert("RGB"), (side, side))
@@ -357,13 +397,3 @@ class SceneMaker:
             np.array([face.occlusion for face in found], np.int64),
             np.array([face.visible for face in found], np.float32),
         )
-
-
-def _faded(
-    rng: np.random.Generator, image: Image.Image, matrix: NDArray[np.float64]
-) -> tuple[Image.Image, Image.Image, NDArray[np.float64]]:
-    """Give a picture a border that fades: picture, mask, and a (2, 3) matrix that keeps its pixels where they were."""
-    border = round(rng.uniform(0.1, 0.25) * image.width)
-    image, mask = faded_border(np.asarray(image), border)
-    linear = matrix[:, :2]
-    return image, mask, np.column_stack([linear, matrix[:, 2] - linear @ [border, border]])

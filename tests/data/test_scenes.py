@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nkf.data.patches import FOREHEAD, face_boxes, face_mask, faded_border, scramble
+from nkf.data.patches import FOREHEAD, cover, face_boxes, face_mask, fade_out, faded_border, scramble
 from nkf.data.scene_pool import load_pool, read_pictures
-from nkf.data.scenes import _TIGHT, MAX_FACES, Faces, SceneMaker, _faded
+from nkf.data.scenes import _TIGHT, MAX_FACES, Faces, SceneMaker
 from nkf.errors import NkfError
 from nkf.geometry import MEAN_SHAPE, five_points
+from nkf.pose import MEAN_SHAPE_3D
 
 SIDE = 64
 
@@ -107,22 +108,51 @@ def test_a_border_fades_around_the_picture():
     assert (np.diff(outwards.astype(int)) < 0).all()
 
 
-def test_faces_are_where_their_points_are_with_and_without_a_border(faces, maker, monkeypatch):
+@pytest.mark.parametrize(("faded", "portrait"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
+def test_faces_are_where_their_points_are(faces, maker, monkeypatch, faded, portrait):
     tight = np.ptp(face_boxes(faces.landmarks_px[0]).reshape(2, 2), axis=0).max() > _TIGHT * SIDE
     assert tight  # so that the border is tried at all
-    for share in (0.0, 1.0):
-        monkeypatch.setattr("nkf.data.scenes._FADED", share)
-        for seed in range(20):
-            scene = maker.compose(np.random.default_rng(seed), faces=1)
-            for points, occlusion in zip(scene.points, scene.occlusion, strict=True):
-                x, y = points[2].astype(int)  # the tip of the nose: white faces in dark pictures, whatever their light
-                if not occlusion and 0 <= x < 160 and 0 <= y < 120:
-                    assert scene.image[y, x].max() > np.median(scene.image)
+    monkeypatch.setattr("nkf.data.scenes._FADED", faded)
+    monkeypatch.setattr("nkf.data.scenes._PORTRAIT", portrait)
+    shown = 0
+    for seed in range(20):
+        scene = maker.compose(np.random.default_rng(seed), faces=1)
+        for points, occlusion in zip(scene.points, scene.occlusion, strict=True):
+            x, y = points[2].astype(int)  # the tip of the nose: white faces in dark pictures, whatever their light
+            if not occlusion and 0 <= x < 160 and 0 <= y < 120:
+                assert scene.image[y, x].max() > np.percentile(scene.image, 20)
+                shown += 1
+    assert shown > 5
+
+
+def test_portraits_without_a_face_hold_none(maker, monkeypatch):
+    monkeypatch.setattr("nkf.data.scenes._PORTRAIT", 1.0)
+    assert not any(len(maker.compose(np.random.default_rng(seed), faces=0).boxes) for seed in range(10))
+
+
+def test_turned_faces_are_drawn_more_often(faces, pictures):
+    yaw = np.deg2rad(40)
+    x, y, z = MEAN_SHAPE_3D.T
+    turned = np.column_stack([np.cos(yaw) * x + np.sin(yaw) * z, y]) * SIDE / 4 + SIDE / 2
+    landmarks = np.concatenate([faces.landmarks_px[:3], turned[None]]).astype(np.float32)
+    maker = SceneMaker(Faces(faces.images, landmarks), pictures, (160, 120))
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([maker._row(rng) for _ in range(4000)], minlength=4)
+    np.testing.assert_allclose(drawn / drawn[0], [1, 1, 1, 5], rtol=0.2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_hands_and_patches_cover_a_part_of_the_face(seed):
+    rng = np.random.default_rng(seed)
+    face = Image.new("RGB", (SIDE, SIDE), (180, 140, 120))
+    covered = cover(rng, face, MEAN_SHAPE * SIDE, "patch", lambda side: Image.new("RGB", (side, side)))
+    changed = (np.asarray(covered) != np.asarray(face)).any(axis=-1)
+    assert 0.005 < changed.mean() < 0.6
 
 
 def test_a_border_leaves_the_picture_where_it_was():
     matrix = np.array([[0.5, -0.2, 30.0], [0.2, 0.5, 10.0]])
-    wide, _, moved = _faded(np.random.default_rng(0), Image.new("RGB", (SIDE, SIDE)), matrix)
+    wide, _, moved = fade_out(np.random.default_rng(0), Image.new("RGB", (SIDE, SIDE)), matrix)
     border = (wide.width - SIDE) / 2
     corner = np.array([border + 3, border + 7, 1.0])
     np.testing.assert_allclose(moved @ corner, matrix @ [3, 7, 1])
