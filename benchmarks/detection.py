@@ -27,7 +27,7 @@ from nkf.data.dataset import load_crops
 from nkf.data.pack import Pack, is_held_out
 from nkf.data.scene_pool import read_pictures
 from nkf.data.scenes import OCCLUSIONS, Faces, SceneMaker
-from nkf.detectors import Detector, NkfDetector, detector_input
+from nkf.detectors import Detector, NkfDetector, network_input
 from nkf.finder import FaceFinder
 from nkf.metrics import wilson_interval
 from nkf.report import draw_recalls
@@ -51,8 +51,7 @@ def nkf_pass(model: str) -> Pass:
     network = load_detector(model, "cpu")
 
     def look(image: NDArray[np.uint8]) -> tuple[Boxes, Scores]:
-        batch, _ = detector_input(image, max(image.shape[:2]))
-        scores, boxes, _ = (array[0] for array in network(batch))
+        scores, boxes, _ = (array[0] for array in network(network_input(image)))
         likely = scores > THRESHOLD
         return kept(boxes[likely].astype(np.float64), scores[likely].astype(np.float64), image)
 

@@ -49,7 +49,7 @@ STAGES = {
     "decode": (nkf.predict, "read_image"),
     "landmarks": (nkf.finder.FaceFinder, "_with_landmarks"),
     "judge": (nkf.finder.FaceFinder, "_judged"),
-    "align": (nkf.predict, "align_face"),
+    "align": (nkf.predict, "align"),
     "classify": (nkf.predict.Predictor, "_probabilities"),
 }
 

@@ -32,7 +32,8 @@ from nkf.data.scenes import Faces, SceneMaker
 from nkf.detectors import NkfDetector, WholeImage
 from nkf.evaluate_landmarks import blur, shrink
 from nkf.faces import to_batch
-from nkf.finder import CANDIDATE_SCORE, FaceFinder, align_face
+from nkf.finder import CANDIDATE_SCORE, FaceFinder
+from nkf.images import align
 from nkf.metrics import wilson_interval
 from nkf.progress import track
 from nkf.quality import relative_spread
@@ -160,7 +161,7 @@ def verdicts() -> dict[str, Any]:
         if degrade is not None:
             image, _ = degrade(image, 44.0)  # FER-2013 faces fill their 48 pixels
         (face,) = finder(image)
-        crop, landmarks = align_face(image, face, info.input_size)
+        crop, landmarks = align(image, face.landmarks_px, info.input_size, face.box_xyxy)
         probabilities = model(to_batch([crop]), landmarks[None].astype(np.float32))
         right.append(EXPRESSIONS[labels[row]] == info.classes[int(probabilities.argmax())])
         problems.append(face.problems)

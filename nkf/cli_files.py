@@ -6,13 +6,15 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from PIL import ExifTags, Image
 
 from nkf.errors import NkfError
+from nkf.files import real_path
 from nkf.images import IMAGE_SUFFIXES
 
 
@@ -29,40 +31,50 @@ _CHUNK = 1 << 16  # bytes of a list that are read at once
 
 
 class ImageInputs:
-    """The image files that inputs mean, found again each time they are gone through, so that there may be millions.
+    """The image files that inputs mean, noted in a file, since there may be millions and folders change meanwhile.
 
     Inputs are files; folders, which are searched with their subfolders in the order of names; patterns such as
     ``photos/**/*.jpg``, where no file has that name; and ``-``, a list of files on standard input, one a line or with
     a zero byte after each (``find -print0``).
     """
 
-    def __init__(self, inputs: Sequence[Path]) -> None:
+    def __init__(self, inputs: Sequence[Path], *, written: Mapping[Path, str] | None = None) -> None:
         """Find and count the images.
+
+        Args:
+            inputs: see the class.
+            written: folders that pictures go into, with what signs these (see `is_signed`): pictures of an earlier run
+                are left out where a folder or a pattern finds them.
 
         Raises:
             NkfError: when an input does not exist, is a video, or holds no image, or there is no input.
         """
         if not inputs:
             raise NkfError("no input: give image files or folders, such as photo.jpg")
-        self._listed = _spooled_standard_input() if STANDARD_INPUT in inputs else None
-        if self._listed is not None:
-            weakref.finalize(self, self._listed[0].close)
-        self._inputs = [path for given in inputs for path in self._expanded(given)]
+        if list(inputs).count(STANDARD_INPUT) > 1:
+            raise NkfError("standard input: can be read once only")
+        self._written = {real_path(folder): software for folder, software in (written or {}).items()}
+        self._notes = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (it lives as long as this)
+        weakref.finalize(self, self._notes.close)
         self._count = 0
-        for path in self._inputs:
-            found = sum(1 for _ in self._images_of(path))
-            if not found and path.is_dir():
+        for path in [path for given in inputs for path in self._expanded(given)]:
+            before = self._count
+            for image in self._images_of(path):
+                self._notes.write(b"%d/%s\0" % (len(image.name.parts), os.fsencode(image.file)))
+                self._count += 1
+            if self._count == before and path.is_dir():
                 raise NkfError(f"{path}: no image in this folder (endings {', '.join(sorted(IMAGE_SUFFIXES))})")
-            if not found:
+            if self._count == before:
                 raise NkfError("standard input: an empty list, expected names of image files")
-            self._count += found
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[InputImage]:
-        for path in self._inputs:
-            yield from self._images_of(path)
+        for note in _parts(self._notes, b"\0"):
+            depth, _, name = note.partition(b"/")
+            file = Path(os.fsdecode(name))
+            yield InputImage(file, Path(*file.parts[len(file.parts) - int(depth) :]))
 
     def _expanded(self, given: Path) -> list[Path]:
         if given == STANDARD_INPUT or os.path.exists(given):
@@ -72,31 +84,34 @@ class ImageInputs:
         if not glob.has_magic(str(given)):
             raise NkfError(f"{given}: no such file or folder")
         found = sorted(Path(name) for name in glob.iglob(str(given), recursive=True))
-        found = [path for path in found if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES]
-        if not found:
+        files = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
+        files = [path for path in files if not self._is_written(path)]
+        if not files and not any(path.is_dir() for path in found):
             raise NkfError(f"{given}: no image has such a name")
-        files = [path for path in found if not path.is_dir()]
-        return files or found  # ** finds folders too, whose images it has found already
+        return files or [path for path in found if path.is_dir()]  # ** finds folders too, and has found their images
 
     def _images_of(self, path: Path) -> Iterator[InputImage]:
-        if path == STANDARD_INPUT and self._listed is not None:
-            for name in _names(*self._listed):
-                yield InputImage(Path(os.fsdecode(name)), Path(Path(os.fsdecode(name)).name))
+        if path == STANDARD_INPUT:
+            with _spooled_standard_input() as spool:
+                separator = b"\0" if b"\0" in spool.read(_CHUNK) else b"\n"
+                names = (name if separator == b"\0" else name.rstrip(b"\r") for name in _parts(spool, separator))
+                files = (Path(os.fsdecode(name)) for name in names if name)
+                yield from (InputImage(file, Path(file.name)) for file in files)
         elif path.is_dir():
-            yield from (InputImage(file, file.relative_to(path)) for file in _images_below(path))
+            files = (file for file in _images_below(path) if not self._is_written(file))
+            yield from (InputImage(file, file.relative_to(path)) for file in files)
         else:
             yield InputImage(path, Path(path.name))
 
-
-def find_images(inputs: Sequence[Path]) -> list[InputImage]:
-    """List the image files that inputs mean, see `ImageInputs`."""
-    return list(ImageInputs(inputs))
+    def _is_written(self, file: Path) -> bool:
+        signed = [software for folder, software in self._written.items() if real_path(file).is_relative_to(folder)]
+        return any(is_signed(file, software) for software in signed)
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
     """Image files in a folder and its subfolders in the order of names; memory holds the names of one folder at a time.
 
-    A link to nothing is listed, so that it is told of; a folder that cannot be read is an error.
+    A folder that cannot be read is an error.
     """
     try:
         with os.scandir(folder) as entries:
@@ -106,32 +121,40 @@ def _images_below(folder: Path) -> Iterator[Path]:
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             yield from _images_below(folder / entry.name)
-        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and (entry.is_file() or _leads_nowhere(entry)):
+        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and _may_be_file(entry):
             yield folder / entry.name
 
 
-def _leads_nowhere(entry: "os.DirEntry[str]") -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)
+def _may_be_file(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a file, or a link to nothing or in a circle, which is listed so that it is told of."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:
+        return entry.is_symlink()
 
 
-def _spooled_standard_input() -> tuple[BinaryIO, bytes]:
-    """Keep standard input in a file, which can be read twice; returns it with what ends a name in it."""
-    spool = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (it lives as long as the inputs)
-    shutil.copyfileobj(sys.stdin.buffer, spool)
-    spool.seek(0)
-    return spool, b"\0" if b"\0" in spool.read(_CHUNK) else b"\n"
+@contextmanager
+def _spooled_standard_input() -> Iterator[BinaryIO]:
+    """Keep standard input in a file, which can be read twice."""
+    if sys.stdin is None:  # by who started the command
+        raise NkfError("standard input: closed, expected names of image files")
+    with tempfile.TemporaryFile() as spool:
+        shutil.copyfileobj(sys.stdin.buffer, spool)
+        spool.seek(0)
+        yield spool
 
 
-def _names(listed: BinaryIO, separator: bytes) -> Iterator[bytes]:
-    listed.seek(0)
+def _parts(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
+    """Split a file; it may be gone through twice at once."""
+    stream.seek(0)
     position, rest = 0, b""
-    while chunk := listed.read(_CHUNK):
-        position = listed.tell()
-        *names, rest = (rest + chunk).split(separator)
-        yield from (name for name in (name.rstrip(b"\r") for name in names) if name)
-        listed.seek(position)  # the list may be gone through twice at once
-    if rest.rstrip(b"\r"):
-        yield rest.rstrip(b"\r")
+    while chunk := stream.read(_CHUNK):
+        position = stream.tell()
+        *parts, rest = (rest + chunk).split(separator)
+        yield from parts
+        stream.seek(position)
+    if rest:
+        yield rest
 
 
 class FreeNames:
@@ -155,9 +178,9 @@ class FreeNames:
 
 def check_no_input(paths: Iterable[Path], images: Iterable[InputImage]) -> None:
     """Raise `NkfError` where a path to write is an image to read."""
-    targets = {path.resolve(): path for path in paths}
+    targets = {real_path(path): path for path in paths}
     for image in images if targets else ():
-        if (path := targets.get(image.file.resolve())) is not None:
+        if (path := targets.get(real_path(image.file))) is not None:
             raise NkfError(f"{path}: an input, would be overwritten; write somewhere else")
 
 

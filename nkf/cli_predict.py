@@ -106,7 +106,8 @@ def predict_all(
         raise NkfError(
             "--resume: needs --json, --jsonl, --csv, --parquet, --annotate or --explain, beside which it is kept"
         )
-    images = ImageInputs(inputs)
+    signed = {folder: _SOFTWARE + option for option, folder in outputs.folders.items()}
+    images = ImageInputs(inputs, written=signed)
     pictures = {option: _picture_files(images, folder) for option, folder in outputs.folders.items()}
     _check_outputs(images, outputs, pictures)
     workers = min(workers or usable_cores(), -(-len(images) // BATCH_FILES))
@@ -119,17 +120,18 @@ def predict_all(
         threads=max(1, usable_cores() // workers),
     )
     for path in outputs.files.values():
-        if path != STANDARD_OUTPUT:
-            check_place(path)
+        check_place(path)
     for folder in outputs.folders.values():
         make_folder(folder)
+    if resume and outputs.journal and not outputs.journal.exists():
+        print(f"nkf: no {outputs.journal}: no such run was stopped, this one starts at the beginning", file=sys.stderr)
     run = _Run(predictor, outputs, images, pictures, workers)
     with ExitStack() as stack:
         run.writers = [stack.enter_context(w) for w in outputs.writers(predictor.classes, streams=True)]
         if outputs.journal is None:
             return run.go(None)
         folders = {"annotate": str(outputs.annotate), "explain": str(outputs.explain)}
-        known = asdict(settings) | {"sha256": predictor.info.sha256} | folders
+        known = asdict(settings) | {"sha256": [info.sha256 for info in predictor.weights]} | folders
         with _journal(outputs.journal, known, resume) as journal:
             code = run.go(journal)
             _write_files(outputs, predictor.classes, journal)
@@ -247,6 +249,7 @@ def _save(picture: Image.Image, file: Path, option: str) -> list[str]:
     """Write a picture and sign it; returns what went wrong, if anything."""
     options: dict[str, Any] = {"format": "JPEG", "quality": 92} if file.suffix == ".jpg" else {"format": "PNG"}
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as partial:
             picture.save(partial, exif=signature(_SOFTWARE + option), **options)
     except OSError as error:
@@ -255,17 +258,18 @@ def _save(picture: Image.Image, file: Path, option: str) -> list[str]:
 
 
 def _picture_files(images: Iterable[InputImage], folder: Path) -> list[Path]:
-    """Name the pictures of a folder: as their images, JPEG or else PNG; a name that is taken gets a number."""
+    """Name the pictures of a folder: as their images, in the same subfolders, JPEG or else PNG; a name that is taken
+    gets a number.
+    """
     names = FreeNames()
-    return [
-        folder / names.take(image.file.stem, ".jpg" if image.file.suffix.lower() in (".jpg", ".jpeg") else ".png")
-        for image in images
-    ]
+    stems = ((str(image.name.with_suffix("")), image.file.suffix.lower() in (".jpg", ".jpeg")) for image in images)
+    return [folder / names.take(stem, ".jpg" if is_jpeg else ".png") for stem, is_jpeg in stems]
 
 
 def _check_outputs(images: ImageInputs, outputs: PredictOutputs, pictures: Mapping[str, Sequence[Path]]) -> None:
-    check_files(outputs.files, outputs.folders.values())
-    check_no_input([*outputs.files.values(), *(file for files in pictures.values() for file in files)], images)
+    written = outputs.files | ({} if outputs.journal is None else {"journal": outputs.journal})
+    check_files(written, outputs.folders.values())
+    check_no_input([*written.values(), *(file for files in pictures.values() for file in files)], images)
     for option, files in pictures.items():
         for file in files:
             if file.exists() and not is_signed(file, _SOFTWARE + option):

@@ -40,8 +40,8 @@ def video(
     Each face has the number of its track, its expression in the frame, and a smoothed one: the mean over a short time.
     Times are those of the file, in seconds, for a variable frame rate too. Without outputs a line is printed for each
     time that a track shows one expression. Files appear when all is done, or not at all; missing folders are made.
-    Exit code 0: all done; 1: the file is no video, is damaged or cut off: the frames before are written, then a row
-    with status "error"; 2: the command is wrong, nothing is written.
+    Exit code 0: all done; 1: the file is no video, is damaged or cut off, or has no frame in the chosen time: the
+    frames before are written, then a row with status "error"; 2: the command is wrong, nothing is written.
 
     Examples:
       nkf video clip.mp4

@@ -14,7 +14,7 @@ from nkf.errors import NkfError
 from nkf.faces import Face
 from nkf.images import ImageRGB, whole_box
 from nkf.runtime import Device, load_detector
-from nkf.weights import DEFAULT_DETECTOR
+from nkf.weights import DEFAULT_DETECTOR, WeightsInfo
 
 
 class Detector(Protocol):
@@ -26,8 +26,8 @@ class Detector(Protocol):
 class WholeImage:
     """The detector for pictures that are cropped to one face already: the face fills the image."""
 
-    def __init__(self, device: Device = "auto") -> None:
-        del device  # nothing to compute
+    def __init__(self, device: Device = "auto", *, threads: int | None = None) -> None:
+        del device, threads  # nothing to compute
 
     def __call__(self, image_rgb: ImageRGB) -> list[Face]:
         return [Face(np.array(whole_box(image_rgb)), 1.0)]
@@ -42,7 +42,9 @@ _UPRIGHT_SCORE, _TURNED_SCORE = 0.9, 0.75
 _COARSE_LONG_SIDE = 160  # of the pass for faces that fill the picture
 _TURNED_LONG_SIDE = 320  # of the passes over turned pictures
 _MULTIPLE = 64  # both sides of the network's input
-_TILE = 1280  # longest side of what is looked at in one go: keeps memory below 100 MB for any picture
+# Longest side of what is looked at in one go, which keeps memory below 100 MB. Neighbouring tiles have to share what
+# the usual pass does not show, so beyond 11,000 scaled pixels tiles are larger: 140 MB for 30,000.
+_TILE = 1280
 
 
 class _Tile(NamedTuple):
@@ -99,30 +101,35 @@ class NkfDetector:
         self._long_side = long_side
         self._min_face_px = min_face_px
 
+    @property
+    def info(self) -> WeightsInfo:
+        """Sidecar of the network."""
+        return self._network.info
+
     def __call__(self, image_rgb: ImageRGB) -> list[Face]:
         long_side = min(max(image_rgb.shape[:2]), self._long_side)
         sides = [long_side, _COARSE_LONG_SIDE] if long_side != _COARSE_LONG_SIDE else [long_side]
-        faces = [face for side in sides for face in self._pass(image_rgb, side, 0)]
+        faces = [face for side in sides for face in self._look(*scaled(image_rgb, side))]
         faces += self._small_faces(image_rgb, long_side)
         if not any(face.detection_score > _UPRIGHT_SCORE for face in faces):
-            turned = [face for turns in (1, 2, 3) for face in self._pass(image_rgb, _TURNED_LONG_SIDE, turns)]
+            small, scale_xy = scaled(image_rgb, _TURNED_LONG_SIDE)
+            turned = [face for turns in (1, 2, 3) for face in self._look(small, scale_xy, turns)]
             faces += [face for face in turned if face.detection_score > _TURNED_SCORE]
         return sorted(self._merged(faces), key=lambda face: face.area, reverse=True)
 
-    def _pass(self, image_rgb: ImageRGB, long_side: int, quarter_turns: int) -> list[Face]:
-        """Look at the whole picture once, scaled to `long_side` and turned counter-clockwise."""
+    def _look(self, image_rgb: ImageRGB, scale_xy: NDArray[np.float64], quarter_turns: int = 0) -> list[Face]:
+        """Look once at a `scaled` picture, turned counter-clockwise; the faces are in pixels of the whole one."""
         turned = np.rot90(image_rgb, quarter_turns)
         size_hw = turned.shape[:2]
-        batch, scale_xy = detector_input(turned, long_side)
-        scores, boxes, points = (array[0] for array in self._network(batch))
+        scores, boxes, points = (array[0] for array in self._network(network_input(turned)))
         likely = scores > self._score_threshold
         faces = []
         for score, box, points5 in zip(scores[likely], boxes[likely], points[likely], strict=True):
-            corners = np.clip(box.reshape(2, 2).astype(np.float64) / scale_xy, 0, [size_hw[1], size_hw[0]])
-            corners = turn_back(corners, quarter_turns, size_hw)
+            corners = np.clip(box.reshape(2, 2).astype(np.float64), 0, [size_hw[1], size_hw[0]])
+            corners = turn_back(corners, quarter_turns, size_hw) / scale_xy
             low, high = corners.min(axis=0), corners.max(axis=0)
             if (high > low).all():
-                points5 = turn_back(points5 / scale_xy, quarter_turns, size_hw)
+                points5 = turn_back(points5, quarter_turns, size_hw) / scale_xy
                 faces.append(Face(np.concatenate([low, high]), float(score), points5))
         return faces
 
@@ -137,7 +144,7 @@ class NkfDetector:
         faces = []
         for tile in tiles(width, height, side=max(round(_TILE / scale), 2 * overlap), overlap=overlap):
             part = image_rgb[tile.y0 : tile.y1, tile.x0 : tile.x1]
-            for face in self._pass(part, max(round(max(part.shape[:2]) * scale), 1), 0):
+            for face in self._look(*scaled(part, max(round(max(part.shape[:2]) * scale), 1))):
                 face = _moved(face, tile.x0, tile.y0)
                 if not _is_cut(face, tile, width, height):
                     faces.append(face)
@@ -149,21 +156,22 @@ class NkfDetector:
         return [faces[k] for k in non_maximum_suppression(boxes, scores)]
 
 
-def detector_input(image_rgb: ImageRGB, long_side: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Scale an image and fill it up to the sides that the network takes.
-
-    Returns:
-        (1, 3, h, w) float32 in [0, 1], and the scale (2,) in x and y.
-    """
+def scaled(image_rgb: ImageRGB, long_side: int) -> tuple[ImageRGB, NDArray[np.float64]]:
+    """Scale an (H, W, 3) image to a long side in pixels; returns it, and the scale (2,) in x and y."""
     height, width = image_rgb.shape[:2]
     scale = long_side / max(height, width)
     size_wh = (max(round(width * scale), 1), max(round(height * scale), 1))
-    image = Image.fromarray(image_rgb)
-    scaled = np.asarray(image.resize(size_wh, Image.Resampling.BILINEAR, reducing_gap=2.0))
-    batch = np.zeros((1, 3, *(side + -side % _MULTIPLE for side in scaled.shape[:2])), np.float32)
-    batch[0, :, : size_wh[1], : size_wh[0]] = scaled.transpose(2, 0, 1)
+    small = Image.fromarray(image_rgb).resize(size_wh, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return np.asarray(small), np.array(size_wh) / (width, height)
+
+
+def network_input(image_rgb: ImageRGB) -> NDArray[np.float32]:
+    """Fill an (H, W, 3) image up with black to the sides that the network takes: (1, 3, h, w) in [0, 1]."""
+    height, width = image_rgb.shape[:2]
+    batch = np.zeros((1, 3, *(side + -side % _MULTIPLE for side in (height, width))), np.float32)
+    batch[0, :, :height, :width] = image_rgb.transpose(2, 0, 1)
     batch /= 255
-    return batch, np.array(size_wh) / (width, height)
+    return batch
 
 
 def tiles(width: int, height: int, *, side: int, overlap: int) -> Iterator[_Tile]:
@@ -196,11 +204,19 @@ def _is_cut(face: Face, tile: _Tile, width: int, height: int) -> bool:
     return any(goes_on and touches for goes_on, touches in zip(inner, touched, strict=True))
 
 
-DETECTORS: dict[str, Callable[[Device], Detector]] = {"nkf": NkfDetector, "centerface": CenterFace, "none": WholeImage}
+DETECTORS: dict[str, Callable[..., Detector]] = {"nkf": NkfDetector, "centerface": CenterFace, "none": WholeImage}
 
 
-def make_detector(name: str = "auto", device: Device = "auto", *, min_face_px: int | None = None) -> Detector:
+def make_detector(
+    name: str = "auto", device: Device = "auto", *, min_face_px: int | None = None, threads: int | None = None
+) -> Detector:
     """Make a detector by its name in `DETECTORS`; ``auto`` takes our own, which alone knows `min_face_px`.
+
+    Args:
+        name: see above.
+        device: ``auto`` takes CUDA where it is available.
+        min_face_px: see `NkfDetector`.
+        threads: CPU threads of one call of the network; None takes all cores.
 
     Raises:
         NkfError: when it is unknown, cannot be loaded, or knows no `min_face_px` and gets one.
@@ -210,7 +226,7 @@ def make_detector(name: str = "auto", device: Device = "auto", *, min_face_px: i
     if name not in DETECTORS:
         raise NkfError(f"detector {name!r}: unknown; known are auto, {', '.join(DETECTORS)}")
     if min_face_px is None:
-        return DETECTORS[name](device)
+        return DETECTORS[name](device, threads=threads)
     if name != "nkf":
         raise NkfError(f"detector {name!r}: cannot look for faces of a least size; only our own, nkf, can")
-    return NkfDetector(device, min_face_px=min_face_px)
+    return NkfDetector(device, min_face_px=min_face_px, threads=threads)

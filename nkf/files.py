@@ -18,6 +18,16 @@ def replacing(file: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def real_path(path: Path) -> Path:
+    """Absolute path without links; where these lead in a circle, as far as they lead (`Path.resolve` would raise)."""
+    return Path(os.path.realpath(path))
+
+
+def printable(path: str) -> str:
+    """A path as valid Unicode, for what takes nothing else: a replacement character for each byte that is not."""
+    return path.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def file_sha256(file: Path) -> str:
     """Hex SHA-256 of a file."""
     with file.open("rb") as stream:

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from nkf.detectors import Detector, NkfDetector, WholeImage, make_detector
 from nkf.errors import NkfError
 from nkf.faces import Face, crop_from_points, find_in_crops, first_crop, first_look, quarter_turns_upright, second_look
-from nkf.geometry import Matrix, Points, box_transform, crop_transform, transform_points
-from nkf.images import ImageRGB, warp_similarity, whole_box
+from nkf.geometry import Matrix, Points
+from nkf.images import ImageRGB, align, whole_box
 from nkf.quality import (
     MIN_FACE_PROBABILITY,
     QualityLimits,
@@ -22,7 +22,7 @@ from nkf.quality import (
     relative_spread,
 )
 from nkf.runtime import Device, FoundLandmarks, load_fan
-from nkf.weights import DEFAULT_FAN
+from nkf.weights import DEFAULT_FAN, WeightsInfo
 
 # Least detection score of what is looked at, and least probability that it is a face, landmarks considered: what they
 # miss tells benchmarks/end_to_end.py, and how often they see a face where none is benchmarks/detection.py.
@@ -61,15 +61,24 @@ class FaceFinder:
         self._fan = load_fan(fan, device, threads=threads)
         self._limits = limits or QualityLimits()
 
+    @property
+    def weights(self) -> tuple[WeightsInfo, ...]:
+        """Sidecars of the networks: that of face alignment, and that of the detector where it is our own."""
+        own = (self._detector.info,) if isinstance(self._detector, NkfDetector) else ()
+        return (self._fan.info, *own)
+
     def __call__(self, image_rgb: ImageRGB) -> list[Face]:
         """Find faces in an upright (H, W, 3) uint8 image; each has landmarks, their spread, and its problems.
 
         What the detector takes for a face, but no landmarks fit on, is left out.
+
+        Raises:
+            NkfError: when a network gives values that are not finite.
         """
         return self.find([image_rgb])[0]
 
     def find(self, images_rgb: Sequence[ImageRGB]) -> list[list[Face]]:
-        """Find the faces of several images, whose landmarks are looked for together."""
+        """Find the faces of several images, as in a call; their landmarks are looked for together."""
         result = []
         for image, faces in zip(images_rgb, self.candidates(images_rgb), strict=True):
             kept = [face for face in faces if self._is_face(face)]
@@ -128,7 +137,7 @@ class FaceFinder:
     def _judged(self, image_rgb: ImageRGB, face: Face) -> Face:
         assert face.landmarks_px is not None
         assert face.landmark_spread_px is not None
-        crop, _ = align_face(image_rgb, face, self._fan.info.input_size)
+        crop, _ = align(image_rgb, face.landmarks_px, self._fan.info.input_size, face.box_xyxy)
         problems = find_problems(face.landmarks_px, face.landmark_spread_px, crop, self._limits)
         return replace(face, problems=problems)
 
@@ -145,15 +154,6 @@ def _first_crop(face: Face, size: int) -> Matrix:
         except ValueError:
             pass
     return first_crop(face.box_xyxy, size)
-
-
-def face_transform(face: Face, size: int) -> Matrix:
-    """Find the (2, 3) map from image to crop pixels: by the landmarks, or by the box where they give no scale."""
-    assert face.landmarks_px is not None
-    try:
-        return crop_transform(face.landmarks_px, size)
-    except ValueError:
-        return box_transform(face.box_xyxy, size)
 
 
 def without_doubles(faces: Sequence[Face]) -> list[Face]:
@@ -175,14 +175,7 @@ def _detector(detector: str | Detector, device: Device, min_face_px: int | None,
         return NkfDetector(device, score_threshold=CANDIDATE_SCORE, min_face_px=min_face_px, threads=threads)
     if min_face_px is not None:
         raise NkfError("min_face_px: for our own detector alone (auto, nkf)")
-    return make_detector(detector, device) if isinstance(detector, str) else detector
-
-
-def align_face(image_rgb: ImageRGB, face: Face, size: int) -> tuple[ImageRGB, Points]:
-    """Cut a face out with `face_transform`: the (size, size, 3) crop, and the (68, 2) landmarks in its pixels."""
-    assert face.landmarks_px is not None
-    matrix = face_transform(face, size)
-    return warp_similarity(image_rgb, matrix, size), transform_points(matrix, face.landmarks_px)
+    return make_detector(detector, device, threads=threads) if isinstance(detector, str) else detector
 
 
 class LandmarkFinder:

@@ -10,6 +10,7 @@ written from it, and it is removed.
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 from nkf.errors import NkfError
 
 SUFFIX = ".journal"
+_HEAD = b'{"journal"'  # how every journal begins
 
 
 class Entry(NamedTuple):
@@ -67,11 +69,15 @@ class Journal:
             raise NkfError(f"{self.file}: cannot be written ({error.strerror})") from error
         try:
             _lock(self._stream, self.file)
-            if goes_on:
-                self._keep_whole_blocks()
-            else:
+            before = self._read_settings(self._stream) if goes_on else None
+            if before is None:
+                self._stream.truncate(0)
                 self._append(self._settings)
+            else:
+                self._keep_whole_blocks(before)
         except BaseException:
+            if not goes_on:
+                self.remove()
             self._stream.close()
             raise
         return self
@@ -94,23 +100,28 @@ class Journal:
             yield Entry(*json.loads(self._stream.readline()))
 
     def remove(self) -> None:
-        """Remove the file: all is written."""
+        """Remove the file: all is written. One that another run has put in its place stays."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._stream.fileno()), self.file.stat()):
+                self.file.unlink()
         self._stream.close()
-        self.file.unlink(missing_ok=True)
 
     def _append(self, content: Any) -> None:
         self._stream.seek(0, 2)
         self._stream.write(json.dumps(content, allow_nan=False).encode() + b"\n")
         self._stream.flush()
 
-    def _read_settings(self, stream: BinaryIO) -> dict[str, Any]:
-        settings = _parsed(stream.readline())
+    def _read_settings(self, stream: BinaryIO) -> dict[str, Any] | None:
+        """Read the first line; None of a journal that was stopped before that was whole."""
+        line = stream.readline()
+        if not line.endswith(b"\n") and _HEAD.startswith(line[: len(_HEAD)]):
+            return None
+        settings = _parsed(line)
         if not isinstance(settings, dict) or "journal" not in settings:
             raise NkfError(f"{self.file}: no journal of nkf; remove it, or write somewhere else")
         return settings
 
-    def _keep_whole_blocks(self) -> None:
-        settings = self._read_settings(self._stream)
+    def _keep_whole_blocks(self, settings: dict[str, Any]) -> None:
         different = sorted(
             key for key in settings.keys() | self._settings.keys() if settings.get(key) != self._settings.get(key)
         )

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
 from nkf.errors import NkfError
-from nkf.files import replacing
+from nkf.files import printable, real_path, replacing
 from nkf.predict import Prediction
 
 BOX_COLUMNS = ("x0", "y0", "x1", "y1")
@@ -105,7 +105,7 @@ def _place(file: Path) -> Iterator[Path]:
     """Yield where to write a file: beside it, or directly what is no regular file; missing folders are made."""
     direct = file.exists() and not file.is_file()
     if not direct:
-        file = file.resolve()  # a link stays, what it points to is replaced
+        file = real_path(file)  # a link stays, what it points to is replaced
         file.parent.mkdir(parents=True, exist_ok=True)
     with nullcontext(file) if direct else replacing(file) as target:
         yield target
@@ -116,16 +116,17 @@ def stream_or_file(path: Path) -> Path | TextIO:
     return sys.stdout if path == STANDARD_OUTPUT else path
 
 
-def check_files(files: Mapping[str, Path], folders: Collection[Path] = ()) -> None:
+def check_files(files: Mapping[str, Path], folders: Collection[Path] = (), *, sources: Collection[Path] = ()) -> None:
     """See that what a command is going to write are different places, each of the kind that its option says.
 
     Args:
         files: by the name of the option; `STANDARD_OUTPUT` is one, for `_STREAMED` alone.
         folders: that pictures go into.
+        sources: files that are read.
 
     Raises:
-        NkfError: when two are the same, or a file is a folder, a stream where a file is needed, or has the ending of
-            what another option writes; or a folder is a file.
+        NkfError: when two are the same, or one is read; when a file is a folder, a stream where a file is needed, or
+            has the ending of what another option writes; or a folder is a file.
     """
     for option, path in files.items():
         if path == STANDARD_OUTPUT and option not in _STREAMED:
@@ -139,8 +140,11 @@ def check_files(files: Mapping[str, Path], folders: Collection[Path] = ()) -> No
         if folder.exists() and not folder.is_dir():
             raise NkfError(f"{folder}: a file, expected a folder for pictures")
     places: set[Path] = set()
+    read = {real_path(path) for path in sources}
     for path in [*files.values(), *folders]:
-        place = path if path == STANDARD_OUTPUT else path.resolve()
+        place = path if path == STANDARD_OUTPUT else real_path(path)
+        if place in read:
+            raise NkfError(f"{path}: the input, would be overwritten; write somewhere else")
         if place in places:
             raise NkfError(f"{path}: two outputs cannot go to the same place")
         places.add(place)
@@ -149,14 +153,16 @@ def check_files(files: Mapping[str, Path], folders: Collection[Path] = ()) -> No
 def check_place(file: Path) -> None:
     """Make the folders above a file, and see that it can be written there, before hours of work go into it.
 
+    Standard output and what is no regular file need nothing.
+
     Raises:
         NkfError: when it cannot.
     """
-    if file.exists() and not file.is_file():
+    if file == STANDARD_OUTPUT or (file.exists() and not file.is_file()):
         return
     try:
-        file.resolve().parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=file.resolve().parent):
+        real_path(file).parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=real_path(file).parent):
             pass
     except OSError as error:
         raise NkfError(f"{file}: cannot be written ({error.strerror})") from error
@@ -243,7 +249,7 @@ class ParquetWriter(WholeFile):
             import pyarrow
             import pyarrow.parquet
         except ModuleNotFoundError as error:
-            raise NkfError("Parquet needs pyarrow: pip install 'nkf[data]'") from error
+            raise NkfError("Parquet needs pyarrow: pip install pyarrow") from error
         self._arrow, self._parquet = pyarrow, pyarrow.parquet
         self._file = file
         self._rows: list[dict[str, Any]] = []
@@ -253,7 +259,7 @@ class ParquetWriter(WholeFile):
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             try:
-                target = stack.enter_context(_place(self._file))
+                target = stack.enter_context(stack.enter_context(_place(self._file)).open("wb"))
                 self._table = stack.enter_context(self._parquet.ParquetWriter(target, self._schema, compression="zstd"))
             except OSError as error:
                 raise NkfError(f"{self._file}: cannot be written ({error.strerror or error})") from error
@@ -289,8 +295,8 @@ class ParquetWriter(WholeFile):
             self._write_group()
 
     def _write_group(self) -> None:
-        for row in self._rows:  # a path need not be valid Unicode, a Parquet string has to be
-            row["path"] = row["path"] and row["path"].encode(errors="surrogateescape").decode(errors="replace")
+        for row in self._rows:  # what names a path need not be valid Unicode, a Parquet string has to be
+            row |= {name: printable(row[name]) for name in ("path", "message") if row.get(name)}
         self._table.write_table(self._arrow.Table.from_pylist(self._rows, self._schema))
         self._rows = []
 

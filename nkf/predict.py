@@ -16,7 +16,7 @@ from nkf.detectors import Detector
 from nkf.errors import ImageError, NkfError
 from nkf.explain import Explanation, explain_face
 from nkf.faces import Face, to_batch
-from nkf.finder import FaceFinder, align_face
+from nkf.finder import FaceFinder
 from nkf.geometry import NUM_LANDMARKS, Points
 from nkf.images import ImageRGB, align, decode_image, read_image, to_rgb, upright
 from nkf.quality import Problem
@@ -172,6 +172,11 @@ class Predictor:
     """Below which an expression is ``uncertain``."""
 
     @property
+    def weights(self) -> tuple[WeightsInfo, ...]:
+        """Sidecars of all networks that decide an answer: `info`, and `FaceFinder.weights`."""
+        return (self.info, *self._finder.weights)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the expressions, in the order of the probabilities."""
         return self.info.classes
@@ -186,29 +191,34 @@ class Predictor:
         Raises:
             ImageError: when it cannot be read, or is no image.
         """
-        path = str(image) if isinstance(image, str | Path) else None
-        return self.predict_batch([_read(image)], [path])[0]
+        return self.predict_batch([image])[0]
 
     def predict_batch(
-        self, images_rgb: Sequence[ImageRGB], paths: Sequence[str | None] | None = None
+        self, images: Sequence[ImageInput], paths: Sequence[str | None] | None = None
     ) -> list[Prediction]:
         """Predict several images, whose faces go through the networks together.
 
         Args:
-            images_rgb: upright, (H, W, 3) uint8 each.
-            paths: what `Prediction.path` shall be, for each image.
+            images: each as in a call.
+            paths: what `Prediction.path` shall be, for each image; by default the name of one that is a file.
 
         Raises:
-            NkfError: when a network gives values that are not finite.
+            ImageError: when one cannot be read, or is no image; see `predict_files`, which goes on.
+            NkfError: when a network gives values that are not finite, or there are more or fewer paths than images.
         """
+        if paths is None:
+            paths = [str(image) if isinstance(image, str | Path) else None for image in images]
+        if len(paths) != len(images):
+            raise NkfError(f"{len(paths)} paths for {len(images)} images; expected one for each")
+        images_rgb = [_read(image) for image in images]
         found = self._finder.find(images_rgb)
         size = self.info.input_size
         pairs = [(image, face) for image, faces in zip(images_rgb, found, strict=True) for face in faces]
-        aligned = [align_face(image, face, size) for image, face in pairs]
+        aligned = [align(image, face.landmarks_px, size, face.box_xyxy) for image, face in pairs]
         rows = iter(self._probabilities(aligned))
         return [
             self._describe(image, path, [(face, next(rows)) for face in faces])
-            for image, path, faces in zip(images_rgb, paths or [None] * len(images_rgb), found, strict=True)
+            for image, path, faces in zip(images_rgb, paths, found, strict=True)
         ]
 
     def explain(self, image: ImageInput, prediction: Prediction) -> Prediction:
@@ -240,7 +250,12 @@ class Predictor:
             paths: image files.
             workers: batches that are worked on at once, in threads. With more than one, give the predictor
                 `threads` so that both together are not more than the cores.
+
+        Raises:
+            NkfError: when a network gives values that are not finite, or `paths` is one string.
         """
+        if isinstance(paths, str):
+            raise NkfError(f"predict_files({paths!r}): expected a list of files, as [{paths!r}]")
         remaining = iter(paths)
         batches = iter(lambda: list(islice(remaining, BATCH_FILES)), [])
         pool = ThreadPoolExecutor(max(1, workers))

@@ -13,7 +13,7 @@ from nkf.errors import NkfError
 def require_matplotlib() -> None:
     """Raise `NkfError` where pictures could not be drawn, before any work is done for them."""
     if find_spec("matplotlib") is None:
-        raise NkfError("drawing needs matplotlib: pip install 'nkf[plot]'")
+        raise NkfError("drawing needs matplotlib: pip install matplotlib")
 
 
 def draw_confusion(confusion: NDArray[np.integer], classes: tuple[str, ...], file: Path, *, title: str) -> None:

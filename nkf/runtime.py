@@ -258,7 +258,7 @@ def torch_device(device: Device) -> Literal["cpu", "cuda"]:
     try:
         import torch
     except ModuleNotFoundError as error:
-        raise NkfError("this needs torch: pip install 'nkf[train]'") from error
+        raise NkfError("this needs torch: pip install '.[train]' in nkf's folder") from error
     if device == "cuda" and not torch.cuda.is_available():
         raise NkfError("device 'cuda': the installed torch finds no CUDA device")
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from nkf.files import printable
 from nkf.report import require_matplotlib
 from nkf.tracking import MAX_GAP_S
 from nkf.video_predict import FramePrediction, TrackedFace
@@ -71,7 +72,7 @@ class Timeline:
             path: of the video, for the title.
             classes: names of the expressions, in the order of the probabilities.
         """
-        self.path, self.classes = path, tuple(classes)
+        self.path, self.classes = printable(path), tuple(classes)
         self.tracks = 0
         self.start_s: float | None = None
         self.end_s = 0.0

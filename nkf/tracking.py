@@ -159,9 +159,10 @@ class ProbabilitySmoother:
         """
         seconds = _FIRST_SECONDS if self._time_s is None else max(time_s - self._time_s, 0.0)
         self._time_s = time_s
-        kept = math.exp(-seconds / self._seconds) if self._seconds > 0 else 0.0
-        self._sum = kept * self._sum + weight * (1 - kept) * np.asarray(probabilities, np.float64)
-        self._weight = kept * self._weight + weight * (1 - kept)
+        exponent = -seconds / self._seconds if self._seconds > 0 else -math.inf
+        kept, gain = math.exp(exponent), -math.expm1(exponent) * weight
+        self._sum = kept * self._sum + gain * np.asarray(probabilities, np.float64)
+        self._weight = kept * self._weight + gain
         return self._sum / self._weight
 
 

@@ -116,7 +116,7 @@ class Video:
 def require_av() -> None:
     """Raise `NkfError` where videos can be neither read nor written."""
     if find_spec("av") is None:
-        raise NkfError("videos need PyAV: pip install 'nkf[video]'")
+        raise NkfError("videos need PyAV: pip install av")
 
 
 def camera_frames(name: str | None = None) -> Iterator[VideoFrame]:

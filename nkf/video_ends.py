@@ -3,6 +3,10 @@
 from pathlib import Path
 from typing import BinaryIO
 
+_MP4_PARTS = frozenset(
+    b"ftyp styp pdin moov moof mfra mfro mdat free skip wide uuid udta meta meco sidx ssix prft emsg pnot".split()
+)
+
 
 def is_cut_off(path: Path) -> bool:
     """Whether a file is shorter than its own headers say; FFmpeg ends at such a place without a word.
@@ -14,7 +18,7 @@ def is_cut_off(path: Path) -> bool:
         head = stream.read(12)
         if head.startswith(b"\x1a\x45\xdf\xa3"):
             end = _segment_end(stream)
-        elif head.startswith(b"RIFF") or head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        elif head.startswith(b"RIFF") or head[4:8] in _MP4_PARTS:
             end = _last_part_end(stream, size, riff=head.startswith(b"RIFF"))
         else:
             return False
@@ -51,7 +55,8 @@ def _last_part_end(stream: BinaryIO, file_size: int, *, riff: bool) -> int | Non
         else:
             size = int.from_bytes(head[:4], "big")
             size = int.from_bytes(head[8:16], "big") if size == 1 else size
-        if size < 8 or (riff and (head[:4] != b"RIFF" or size > 0xFFFFFFF0)):
+        known = head[:4] == b"RIFF" and size <= 0xFFFFFFF0 if riff else head[4:8] in _MP4_PARTS
+        if size < 8 or not known:
             return None  # to the end of the file, not told, or something that was put behind
         position += size
     return position

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from nkf.errors import NkfError
-from nkf.files import replacing
+from nkf.files import real_path, replacing
 from nkf.geometry import LANDMARK_GROUPS
 from nkf.images import ImageRGB
 from nkf.output import CSV_COLUMNS, CsvWriter, Document, JsonWriter, ParquetWriter, WholeFile, face_rows
@@ -177,7 +177,7 @@ class OverlayWriter(WholeFile):
         import av
 
         with ExitStack() as stack:
-            partial = stack.enter_context(replacing(self._file.resolve()))
+            partial = stack.enter_context(replacing(real_path(self._file)))
             form = "mov" if self._file.suffix.lower() == ".mov" else "mp4"
             self._container = stack.enter_context(av.open(str(partial), "w", format=form))
             # Without B-frames a frame's time of decoding is that of showing it, and no player has to shift them.

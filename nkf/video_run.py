@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TextIO
 
 from nkf.errors import ImageError, NkfError
-from nkf.files import replacing
-from nkf.output import STANDARD_OUTPUT, JsonLinesWriter, Writer, check_files, check_place, stream_or_file
+from nkf.files import real_path, replacing
+from nkf.output import JsonLinesWriter, Writer, check_files, check_place, stream_or_file
 from nkf.predict import Predictor
 from nkf.progress import track
 from nkf.report import require_matplotlib
@@ -48,20 +48,14 @@ class VideoOutputs:
         return {option: path for option, path in every if path is not None}
 
     def check(self, clip: Path) -> None:
-        """Raise `NkfError` where one cannot be written, before any work is done for it."""
+        """Raise `NkfError` where one is not what its option writes, or would overwrite another file of the run."""
         if self.timeline and self.timeline.suffix.lower() not in _TIMELINES:
             raise NkfError(f"{self.timeline}: expected a name that ends in {' or '.join(sorted(_TIMELINES))}")
         if self.timeline and self.timeline.suffix.lower() == ".png":
             require_matplotlib()
         if self.annotate:
             OverlayWriter(self.annotate)  # looks at the ending
-        check_files(self.all)
-        for path in self.all.values():
-            if path == STANDARD_OUTPUT:
-                continue
-            if path.resolve() == clip.resolve():
-                raise NkfError(f"{path}: the input, would be overwritten; write somewhere else")
-            check_place(path)
+        check_files(self.all, sources=[clip])
 
 
 @dataclass(frozen=True)
@@ -84,6 +78,8 @@ def predict_video(clip: Path, outputs: VideoOutputs, settings: VideoSettings) ->
     predictor = Predictor(
         settings.model, detector=settings.detector, device=settings.device, min_confidence=settings.min_confidence
     )
+    for path in outputs.all.values():
+        check_place(path)
     try:
         with Video(clip) as video:
             return _Run(clip, outputs, settings, predictor).go(video)
@@ -167,7 +163,7 @@ class _Run:
     def _draw(self, timeline: Timeline) -> None:
         file = self.outputs.timeline
         if file is not None:
-            with replacing(file.resolve()) as partial:
+            with replacing(real_path(file)) as partial:
                 _TIMELINES[file.suffix.lower()](timeline, partial)
 
 

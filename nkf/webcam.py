@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nkf.errors import ImageError, NkfError
-from nkf.output import STANDARD_OUTPUT, JsonLinesWriter, check_place, stream_or_file
+from nkf.output import STANDARD_OUTPUT, JsonLinesWriter, check_files, check_place, stream_or_file
 from nkf.predict import Predictor
 from nkf.runtime import Device
 from nkf.video import Video, VideoFrame, camera_frames
@@ -121,11 +121,13 @@ def watch(settings: WebcamSettings, *, jsonl: Path | None, window: bool) -> int:
     """Show what a camera sees until it ends; returns the exit code (see `nkf.cli_video.webcam`)."""
     if settings.seconds is not None and not settings.seconds > 0:
         raise NkfError(f"seconds {settings.seconds:g}: expected more than 0")
-    if jsonl is not None and jsonl != STANDARD_OUTPUT:
-        check_place(jsonl)
+    outputs = {} if jsonl is None else {"jsonl": jsonl}
+    check_files(outputs, sources=[] if settings.source is None else [Path(settings.source)])
     model = Predictor(
         settings.model, detector=settings.detector, device=settings.device, min_confidence=settings.min_confidence
     )
+    for path in outputs.values():
+        check_place(path)
     predictor = VideoPredictor(model, smooth_seconds=settings.smooth_seconds)
     name = settings.source or "camera"
     with ExitStack() as stack:

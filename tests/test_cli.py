@@ -158,6 +158,9 @@ def test_annotated_pictures_never_overwrite_each_other(run, portrait, tmp_path):
     run("predict", *(tmp_path / name for name in names), "--detector", "none", "--annotate", "out")
     written = sorted(file.name for file in (tmp_path / "work" / "out").iterdir())
     assert written == ["A-3.jpg", "a-2-2.jpg", "a-2.jpg", "a.jpg", "a.png"]
+    run("predict", tmp_path, "--detector", "none", "--annotate", "out")
+    below = {str(file.relative_to(tmp_path / "work" / "out")) for file in (tmp_path / "work" / "out").rglob("*/*")}
+    assert below == {"one/a.jpg", "two/A.jpg", "two/a-2.jpg", "two/a-3.jpg", "two/a.png"}
 
 
 # arguments ({in} is a folder with a photo), part of the one line on standard error

@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from nkf.cli_files import ImageInputs, check_no_input, find_images
+from nkf.cli_files import ImageInputs, check_no_input, signature
 from nkf.errors import NkfError
 
 FILES = ("b.jpg", "a.PNG", "a/z.webp", "a/c/y.jpg", "a.jpg/x.jpg", "notes.txt", "B.jpg", "[1].jpg")
@@ -49,6 +50,35 @@ def test_a_link_to_nothing_is_listed_and_a_pipe_is_not(folder):
     found = names(folder)
     assert {"in/gone.jpg", "in/there.jpg"} < set(found)
     assert "in/pipe.jpg" not in found
+
+
+def test_a_link_that_leads_in_a_circle_is_listed(folder):
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    assert "in/loop.jpg" in names(folder)
+    check_no_input([Path("a.json"), folder / "loop.png"], ImageInputs([folder]))
+
+
+def test_what_comes_later_is_not_read(folder):
+    images = ImageInputs([folder])
+    going = iter(images)
+    next(going)
+    (folder / "z.jpg").touch()
+    (folder / "b.jpg").unlink()
+    assert len(list(going)) == 6
+    assert len(list(images)) == len(images) == 7
+
+
+def test_pictures_of_an_earlier_run_are_left_out(folder):
+    (folder / "out").mkdir()
+    for name, software in (("ours.png", "nkf test"), ("foreign.png", "other")):
+        Image.new("RGB", (4, 4)).save(folder / "out" / name, exif=signature(software))
+    for given in (folder, Path("in/**/*.png")):
+        images = ImageInputs([given], written={Path("in/out"): "nkf test"})
+        found = [str(image.file) for image in images]
+        assert "in/out/foreign.png" in found
+        assert "in/out/ours.png" not in found
+    named = ImageInputs([folder / "out" / "ours.png"], written={Path("in/out"): "nkf test"})
+    assert len(named) == 1  # by its own name
 
 
 @pytest.mark.parametrize(
@@ -94,6 +124,7 @@ def test_a_list_on_standard_input(folder, standard_input, content, found):
         (["empty"], "empty: no image in this folder"),
         (["clip.mp4"], "clip.mp4: a video; nkf video reads these"),
         (["-"], "standard input: an empty list"),
+        (["-", "-"], "standard input: can be read once only"),
     ],
 )
 def test_what_means_no_image_is_refused(folder, standard_input, inputs, message):
@@ -101,10 +132,16 @@ def test_what_means_no_image_is_refused(folder, standard_input, inputs, message)
     Path("empty").mkdir()
     Path("clip.mp4").touch()
     with pytest.raises(NkfError, match=message):
-        find_images([Path(name) for name in inputs])
+        ImageInputs([Path(name) for name in inputs])
 
 
 def test_an_input_is_never_a_place_to_write(folder):
     with pytest.raises(NkfError, match=r"^in/\.\./in/b\.jpg: an input, would be overwritten"):
         check_no_input([Path("in/../in/b.jpg")], ImageInputs([folder]))
     check_no_input([Path("in/new.jpg")], ImageInputs([folder]))
+
+
+def test_a_closed_standard_input_is_told(folder, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(NkfError, match=r"^standard input: closed"):
+        ImageInputs([Path("-")])

@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 from PIL import Image
 
 from nkf.output import CSV_COLUMNS
 from nkf.predict import BATCH_FILES, Predictor
+from nkf.weights import DEFAULT_FAN
 
 OUTPUTS = ("--json", "a.json", "--jsonl", "a.jsonl", "--csv", "a.csv", "--parquet", "a.parquet", "--annotate", "drawn")
 FILES = 2 * BATCH_FILES + 3
@@ -182,6 +184,56 @@ def test_what_a_stopped_run_leaves_is_cleared(run, photos, monkeypatch):
     code, _, err = run(*arguments)
     assert code == 1
     assert "annotate.journal, of a run that was stopped, is thrown away (--resume goes on with it)" in err[0]
+
+
+def test_pictures_may_go_into_a_folder_that_is_read(run, photos):
+    arguments = ("predict", "in", "--annotate", "in/drawn", "--csv", "a.csv")
+    for _ in range(2):
+        code, _, err = run(*arguments)
+        assert (code, len(err)) == (1, len(BAD))
+        rows = csv.DictReader(Path("a.csv").read_text().splitlines())
+        assert {row["path"] for row in rows} == {f"in/{k:02}.jpg" for k in range(FILES)}
+    assert len(os.listdir("in/drawn")) == FILES - len(BAD)
+
+
+def test_inputs_that_come_while_it_runs_are_not_read(run, photos, monkeypatch):
+    going = Predictor.predict_files
+
+    def busy(self, paths, *, workers):
+        for prediction in going(self, paths, workers=workers):
+            Path("in/zz.jpg").touch()
+            yield prediction
+
+    monkeypatch.setattr(Predictor, "predict_files", busy)
+    code, _, err = run("predict", "in", "--json", "a.json", "--annotate", "drawn")
+    assert (code, len(err)) == (1, len(BAD))
+    assert len(json.loads(Path("a.json").read_text())) == FILES
+
+
+def test_an_output_called_as_the_journal_is_refused(run, photos):
+    code, _, err = run("predict", "in", "--json", "a", "--csv", "a.journal")
+    assert (code, err) == (2, ["nkf: a.journal: two outputs cannot go to the same place"])
+
+
+def test_resuming_what_was_not_stopped_is_told(run, photos):
+    code, _, err = run("predict", "in/02.jpg", "--json", "a.json", "--resume")
+    assert code == 0
+    assert err == ["nkf: no a.json.journal: no such run was stopped, this one starts at the beginning"]
+
+
+def test_going_on_with_other_networks_is_refused(run, photos, save_network, monkeypatch):
+    def stopped(self, paths, *, workers):
+        yield from list(going(self, paths, workers=workers))[:BATCH_FILES]
+        raise KeyboardInterrupt
+
+    going = Predictor.predict_files
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict_files", stopped)
+        assert run("predict", "in", "--csv", "a.csv")[0] == 130
+    save_network("fan", np.full((68, 2), 50, np.float32), name=DEFAULT_FAN)
+    code, _, err = run("predict", "in", "--csv", "a.csv", "--resume")
+    assert code == 2
+    assert "of a run with another sha256; run without --resume" in err[0]
 
 
 def test_an_improbable_expression_is_told(run, photos):

@@ -116,7 +116,7 @@ def test_ablate_asks_for_matplotlib_first(run: Run, monkeypatch: pytest.MonkeyPa
     assert run("ablate", "grid.yaml", "--out", "out") == (
         2,
         "",
-        "nkf: drawing needs matplotlib: pip install 'nkf[plot]'\n",
+        "nkf: drawing needs matplotlib: pip install matplotlib\n",
     )
     assert not Path("out").exists()
 

@@ -112,7 +112,7 @@ def test_without_torch_one_line_says_what_to_install(
     monkeypatch.chdir(Path(__file__).parents[1])
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(arguments) == 2
-    assert capsys.readouterr().err == "nkf: this needs torch: pip install 'nkf[train]'\n"
+    assert capsys.readouterr().err == "nkf: this needs torch: pip install '.[train]' in nkf's folder\n"
 
 
 def test_unlabelled_faces_are_imported_from_a_folder(

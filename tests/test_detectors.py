@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nkf.detectors
-from nkf.detectors import NkfDetector, WholeImage, detector_input, make_detector, tiles
+from nkf.detectors import NkfDetector, WholeImage, make_detector, network_input, scaled, tiles
 from nkf.errors import NkfError
 from nkf.faces import Face, quarter_turns_upright
 from nkf.images import read_image
@@ -119,7 +119,8 @@ def test_long_side_and_threshold_are_options(found_by):
     ],
 )
 def test_input_has_sides_of_64_and_a_known_scale(size_hw, long_side, shape, scale_xy):
-    batch, scale = detector_input(np.full((*size_hw, 3), 255, np.uint8), long_side)
+    small, scale = scaled(np.full((*size_hw, 3), 255, np.uint8), long_side)
+    batch = network_input(small)
     assert batch.shape == shape
     assert batch.max() == 1
     np.testing.assert_allclose(scale, scale_xy)

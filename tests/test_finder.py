@@ -6,7 +6,7 @@ import pytest
 from nkf.detectors import SCORE_THRESHOLD, WholeImage
 from nkf.errors import NkfError
 from nkf.faces import Face, find_landmarks, first_crop
-from nkf.finder import CANDIDATE_SCORE, FaceFinder, LandmarkFinder, align_face, without_doubles
+from nkf.finder import CANDIDATE_SCORE, FaceFinder, LandmarkFinder, without_doubles
 from nkf.geometry import MEAN_SHAPE, five_points
 from nkf.images import decode_image, whole_box
 from nkf.quality import QualityLimits
@@ -70,7 +70,7 @@ def test_our_detector_may_be_generous_only_for_the_finder(monkeypatch, fan_file)
         thresholds.append(score_threshold)
 
     monkeypatch.setattr("nkf.finder.NkfDetector", detector)
-    monkeypatch.setattr("nkf.finder.CANDIDATE_SCORE", CANDIDATE_SCORE)
+    monkeypatch.setattr("nkf.finder.CANDIDATE_SCORE", CANDIDATE_SCORE)  # which the tests' networks have raised
     FaceFinder("auto", str(fan_file), "cpu")
     assert thresholds == [CANDIDATE_SCORE]
     assert CANDIDATE_SCORE < SCORE_THRESHOLD
@@ -158,13 +158,6 @@ def test_only_what_may_be_a_face_gets_a_second_look(monkeypatch, fan_file):
     assert looks == [("first", 3), ("second", 1), ("first", 0), ("second", 0)]
     np.testing.assert_allclose(found.landmarks_px, MEAN_SHAPE * 60 + 21)
     assert found.landmark_spread_px.max() == 0.25
-
-
-def test_align_face_falls_back_to_the_box():
-    face = Face([10, 10, 90, 90], 1.0, landmarks_px=np.full((68, 2), 50.0))
-    crop, landmarks = align_face(NOISE, face, 80)
-    np.testing.assert_array_equal(crop, NOISE[10:90, 10:90])
-    np.testing.assert_allclose(landmarks, 40)
 
 
 BOX, OTHER_BOX = np.array([10, 12, 70, 75], np.float32), np.array([30, 5, 95, 60], np.float32)

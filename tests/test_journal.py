@@ -60,7 +60,8 @@ def test_without_resume_it_starts_anew(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no journal of nkf"),
+        (b"{}\n", "no journal of nkf"),
+        (b"a picture", "no journal of nkf"),
         (b"a picture\n", "no journal of nkf"),
         (b'{"a": 1}\n', "no journal of nkf"),
         (
@@ -75,6 +76,35 @@ def test_a_foreign_journal_is_refused_and_stays(tmp_path, content, message):
     with pytest.raises(NkfError, match=message), journal_of(tmp_path / "a.journal"):
         pass
     assert (tmp_path / "a.journal").read_bytes() == content
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"journal": 1, "mod'])
+def test_a_journal_that_was_stopped_in_its_first_line_is_begun_anew(tmp_path, content, resume):
+    (tmp_path / "a.journal").write_bytes(content)
+    with journal_of(tmp_path / "a.journal", resume=resume) as journal:
+        assert journal.count == 0
+        journal.add(*ENTRIES[0])
+    with journal_of(tmp_path / "a.journal") as journal:
+        assert list(journal) == ENTRIES[:1]
+
+
+def test_a_journal_that_cannot_be_begun_leaves_no_file(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Journal, "_append", full)
+    with pytest.raises(OSError, match="no space"), journal_of(tmp_path / "a.journal", resume=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_journal_of_another_run_is_not_removed(tmp_path):
+    with journal_of(tmp_path / "a.journal", resume=False) as journal:
+        fill(tmp_path / "a.journal", ENTRIES[:2])
+        journal.remove()
+    with journal_of(tmp_path / "a.journal") as journal:
+        assert list(journal) == ENTRIES[:2]
 
 
 def test_a_file_that_is_no_journal_is_not_replaced_by_one(tmp_path):

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from nkf.cli_files import find_images
+from nkf.cli_files import ImageInputs
 from nkf.errors import ImageError
 from nkf.images import read_image
 
@@ -27,7 +27,7 @@ def benchmark() -> ModuleType:
 def test_truth(benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portrait_path: Path) -> None:
     monkeypatch.setattr(benchmark, "PHOTO", portrait_path)
     truth = benchmark.make_folder(tmp_path / "photos", 90, SEED)
-    assert [row["path"] for row in truth] == [image.name for image in find_images([tmp_path / "photos"])]
+    assert [row["path"] for row in truth] == [image.name for image in ImageInputs([tmp_path / "photos"])]
     assert {row["broken"] for row in truth} == {"", *benchmark.DAMAGES}
     assert {row["path"].suffix for row in truth if not row["broken"]} == benchmark.FORMATS.keys()
     for row in truth:

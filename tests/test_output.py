@@ -17,6 +17,7 @@ from nkf.output import (
     JsonLinesWriter,
     JsonWriter,
     ParquetWriter,
+    check_files,
     check_place,
     write_csv,
     write_json,
@@ -60,8 +61,10 @@ def test_json_lines_are_read_one_by_one(tmp_path):
 
 def test_parquet_has_the_rows_of_the_csv_and_more(tmp_path, monkeypatch):
     monkeypatch.setattr(ParquetWriter, "ROWS", 3)  # in a group, of four
-    odd = Prediction(os.fsdecode(b"\xff.jpg"), None, None, "error", "empty")
-    write_parquet([*PREDICTIONS, odd], tmp_path / "a.parquet", CLASSES)
+    name = os.fsdecode(b"\xff.jpg")
+    odd = Prediction(name, None, None, "error", f"{name}: empty file")
+    write_parquet([*PREDICTIONS, odd], tmp_path / os.fsdecode(b"\xff.parquet"), CLASSES)
+    (tmp_path / os.fsdecode(b"\xff.parquet")).rename(tmp_path / "a.parquet")
     file = pyarrow.parquet.ParquetFile(tmp_path / "a.parquet")
     assert file.num_row_groups == 2
     rows = file.read().to_pylist()
@@ -74,6 +77,7 @@ def test_parquet_has_the_rows_of_the_csv_and_more(tmp_path, monkeypatch):
     face = PREDICTIONS[0].to_dict()["faces"][0]
     assert rows[0]["landmarks_px"] == pytest.approx([value for point in face["landmarks_px"] for value in point])
     assert (rows[2]["landmarks_px"], rows[3]["message"]) == (None, "c.jpg: empty file")
+    assert rows[4]["message"] == "\N{REPLACEMENT CHARACTER}.jpg: empty file"
 
 
 @pytest.mark.parametrize(
@@ -125,6 +129,14 @@ def test_a_place_is_checked_before_the_work(tmp_path, check):
         check(tmp_path / "file" / "a")
     check(tmp_path / "new" / "a")
     assert (tmp_path / "new").is_dir()
+
+
+def test_a_link_that_leads_in_a_circle_is_replaced(tmp_path):
+    (tmp_path / "a.json").symlink_to("a.json")
+    check_files({"json": tmp_path / "a.json"})
+    check_place(tmp_path / "a.json")
+    write_json([], tmp_path / "a.json")
+    assert (tmp_path / "a.json").read_text() == "[]\n"
 
 
 def test_a_link_stays_a_link(tmp_path):

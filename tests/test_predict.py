@@ -9,8 +9,8 @@ from PIL import Image
 from nkf.errors import ImageError, NkfError
 from nkf.explain import explain_face
 from nkf.faces import Face
-from nkf.finder import align_face
 from nkf.geometry import upright_square
+from nkf.images import align
 from nkf.predict import BATCH_FILES, FacePrediction, Prediction, Predictor, best_status
 
 BOX = np.array([10.0, 20.0, 60.0, 90.0])
@@ -278,10 +278,11 @@ def test_explain_asks_the_network_about_the_faces_as_they_were_predicted(predict
 
     predicted = []
     monkeypatch.setattr("nkf.predict.explain_face", explain)
-    monkeypatch.setattr("nkf.predict.align_face", lambda *a: predicted.append(align_face(*a)) or predicted[-1])
+    monkeypatch.setattr("nkf.predict.align", lambda *a: predicted.append(align(*a)) or predicted[-1])
     prediction = predictor(portrait_path)
     explained = predictor.explain(portrait_path, prediction)
     ((crop_rgb, landmarks_px, index),) = seen
+    assert len(predicted) == 2  # once for each
     np.testing.assert_array_equal(crop_rgb, predicted[0][0])
     np.testing.assert_allclose(landmarks_px, predicted[0][1])
     assert predictor.classes[index] == prediction.faces[0].expression
@@ -289,3 +290,21 @@ def test_explain_asks_the_network_about_the_faces_as_they_were_predicted(predict
     assert face.pop("explanation") == explained.faces[0].explanation.to_dict()
     assert [face] == prediction.to_dict()["faces"]
     assert json.loads(json.dumps(explained.to_dict()))["faces"][0]["explanation"]["attention"] is None
+
+
+def test_a_batch_takes_what_a_call_takes(predictor, portrait_path):
+    with Image.open(portrait_path) as image:
+        array = np.asarray(image.convert("RGB"))
+        images = [portrait_path, portrait_path.read_bytes(), image, array]
+        predictions = predictor.predict_batch(images)
+    assert [prediction.path for prediction in predictions] == [str(portrait_path), None, None, None]
+    assert len({str(prediction.to_dict()["faces"]) for prediction in predictions}) == 1
+    with pytest.raises(ImageError, match="an image of type int"):
+        predictor.predict_batch([array, 1])
+    with pytest.raises(NkfError, match="1 paths for 2 images"):
+        predictor.predict_batch([array, array], ["a"])
+
+
+def test_one_string_is_no_list_of_files(predictor):
+    with pytest.raises(NkfError, match=r"predict_files\('a.jpg'\): expected a list of files"):
+        next(predictor.predict_files("a.jpg"))

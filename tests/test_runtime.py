@@ -179,5 +179,5 @@ def test_a_run_folder_runs_in_torch_with_the_same_contract(run_folder):
 
 def test_a_run_folder_without_torch_says_what_to_install(run_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(NkfError, match=r"this needs torch: pip install 'nkf\[train\]'"):
+    with pytest.raises(NkfError, match=r"this needs torch: pip install '\.\[train\]' in nkf's folder"):
         load_fan(str(run_folder))

@@ -1,6 +1,7 @@
 """The timeline: what is kept of a long video, and what stands in the picture and the page."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -103,6 +104,13 @@ def test_html_needs_nothing_from_outside_and_holds_the_numbers(tmp_path, timelin
     assert text.count("<canvas>") == 2
     for name in CLASSES:
         assert f">{name}</button>" in text
+
+
+def test_a_name_that_is_no_unicode_is_drawn(tmp_path):
+    odd = Timeline(os.fsdecode(b"caf\xe9.mp4"), CLASSES)
+    write_timeline_html(odd, tmp_path / "a.html")
+    draw_timeline(odd, tmp_path / "a.png")
+    assert "caf\N{REPLACEMENT CHARACTER}.mp4" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
 def test_html_without_faces(tmp_path):

@@ -175,6 +175,13 @@ def test_the_first_frame_is_itself_and_no_smoothing_changes_nothing():
         np.testing.assert_allclose(raw(value, k / 30), value)
 
 
+def test_a_time_constant_without_end_gives_the_mean():
+    smoother = ProbabilitySmoother(1e15)
+    for k, value in enumerate(([1.0, 0.0], [0.0, 1.0])):
+        found = smoother(value, k / 30)
+    np.testing.assert_allclose(found, [0.5, 0.5])
+
+
 def test_the_frame_rate_does_not_matter():
     """A step from one class to the other, seen at 60 and at 12 frames a second."""
     results = []

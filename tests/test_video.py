@@ -131,6 +131,14 @@ def test_a_file_that_is_cut_at_the_border_of_a_frame(tmp_path):
         list(video.frames())
 
 
+@pytest.mark.parametrize("behind", [b"TAG" + bytes(125), b"SEFH" + bytes(30) + b"SEFT", b"\n" * 9])
+def test_what_was_put_behind_a_whole_file_is_no_missing_part(tmp_path, behind):
+    file = make_video(tmp_path / "clip.mp4", grey_frames(10))
+    file.write_bytes(file.read_bytes() + behind)
+    with Video(file) as video:
+        assert len(list(video.frames())) == 10
+
+
 def test_damage_in_the_middle_ends_the_video_there(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (40, HEIGHT, WIDTH, 3), np.uint8)
     file = make_video(tmp_path / "clip.mp4", list(noise))
@@ -212,7 +220,7 @@ def test_text_in_a_foreign_encoding_is_no_obstacle(tmp_path):
 
 def test_without_pyav(tmp_path, monkeypatch):
     monkeypatch.setattr("nkf.video.find_spec", lambda name: None)
-    with pytest.raises(NkfError, match=r"^videos need PyAV: pip install 'nkf\[video\]'$"):
+    with pytest.raises(NkfError, match=r"^videos need PyAV: pip install av$"):
         Video(tmp_path / "clip.mp4")
 
 

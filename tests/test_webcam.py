@@ -90,6 +90,7 @@ def test_a_source_that_breaks_is_told_after_its_frames(run, tmp_path):
     [
         (("--source", "/dev/no_camera"), "/dev/no_camera: no camera that can be read"),
         (("--source", "text.mp4"), "text.mp4: not a video that can be read"),
+        (("--source", "CLIP", "--jsonl", "CLIP"), "clip.mp4: the input, would be overwritten"),
         (("--source", "CLIP", "--seconds", 0), "seconds 0: expected more than 0"),
         (("--source", "CLIP", "--window"), "--window"),
     ],

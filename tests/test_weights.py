@@ -28,6 +28,12 @@ def test_sidecar_tells_origin_terms_and_figures(name: str) -> None:
     assert info.metrics
 
 
+def test_models_lists_them(run_nkf) -> None:
+    code, out, err = run_nkf("models")
+    assert (code, err) == (0, [])
+    assert {line.split()[0] for line in out if line[:1].strip()} > packaged_models().keys()
+
+
 def test_package_stays_light() -> None:
     assert sum(file.stat().st_size for file in WEIGHTS_FOLDER.iterdir() if file.is_file()) < 24 * 2**20
 

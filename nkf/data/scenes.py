@@ -121,7 +121,7 @@ class SceneMaker:
         self._chances = np.cumsum(turned) / np.sum(turned)
 
     def compose(self, rng: np.random.Generator, *, faces: int | None = None) -> Scene:
-        """Make one scene; `faces` fixes how many are tried, otherwise 0 to `MAX_FACES`."""
+        """Make one scene; `faces` (at most `MAX_FACES`) fixes how many are tried."""
         kind = rng.random()
         if faces is None and kind < 0.22:
             return self._collage(rng)

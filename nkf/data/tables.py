@@ -25,7 +25,7 @@ Columns = Mapping[str, ColumnType]
 def require_pyarrow() -> None:
     """Raise `NkfError` where packs can be neither read nor written."""
     if find_spec("pyarrow") is None:
-        raise NkfError("datasets need pyarrow: pip install 'nkf[data]'")
+        raise NkfError("datasets need pyarrow: pip install '.[data]' in nkf's folder")
 
 
 class TableWriter:

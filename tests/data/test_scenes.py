@@ -109,20 +109,26 @@ def test_a_border_fades_around_the_picture():
 
 
 @pytest.mark.parametrize(("faded", "portrait"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
-def test_faces_are_where_their_points_are(faces, maker, monkeypatch, faded, portrait):
+def test_faces_are_where_their_points_are(faces, pictures, monkeypatch, faded, portrait):
+    """White faces and black ones in the same scenes: at the tip of the nose, and not all over, these differ."""
     tight = np.ptp(face_boxes(faces.landmarks_px[0]).reshape(2, 2), axis=0).max() > _TIGHT * SIDE
     assert tight  # so that the border is tried at all
     monkeypatch.setattr("nkf.data.scenes._FADED", faded)
     monkeypatch.setattr("nkf.data.scenes._PORTRAIT", portrait)
-    shown = 0
-    for seed in range(20):
-        scene = maker.compose(np.random.default_rng(seed), faces=1)
-        for points, occlusion in zip(scene.points, scene.occlusion, strict=True):
-            x, y = points[2].astype(int)  # the tip of the nose: white faces in dark pictures, whatever their light
+    colours = [Faces(np.full_like(faces.images, value), faces.landmarks_px) for value in (255, 0)]
+    makers = [SceneMaker(one, pictures, (160, 120), face_px=(20, 80)) for one in colours]
+    at_nose, anywhere = [], []
+    for seed in range(30):
+        white, black = (maker.compose(np.random.default_rng(seed), faces=1) for maker in makers)
+        np.testing.assert_array_equal(white.points, black.points)
+        differ = (white.image.astype(int) - black.image).max(axis=-1) > 60
+        for (x, y), occlusion in zip(white.points[:, 2].astype(int), white.occlusion, strict=True):
             if not occlusion and 0 <= x < 160 and 0 <= y < 120:
-                assert scene.image[y, x].max() > np.percentile(scene.image, 20)
-                shown += 1
-    assert shown > 5
+                at_nose.append(differ[y, x])
+                anywhere.append(differ.mean())
+    assert len(at_nose) > 5
+    assert all(at_nose)
+    assert np.mean(anywhere) < 0.6
 
 
 def test_portraits_without_a_face_hold_none(maker, monkeypatch):

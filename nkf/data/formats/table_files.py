@@ -134,7 +134,7 @@ def _parquet_file(source: Source, name: str, where: str) -> Iterator[Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise NkfError(f"{where}: reading Parquet needs pyarrow: pip install 'nkf[data]'") from error
+        raise NkfError(f"{where}: reading Parquet needs pyarrow: pip install pyarrow") from error
     with _seekable(source, name, where) as stream:
         try:
             yield pyarrow.parquet.ParquetFile(stream)
