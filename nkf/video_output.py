@@ -73,18 +73,23 @@ class FrameCsvWriter(CsvWriter):
 
 
 class FrameParquetWriter(ParquetWriter):
-    """The table of `FrameCsvWriter` in typed columns."""
+    """The table of `FrameCsvWriter` in typed columns, with ``message`` and ``problems``."""
 
     def _make_schema(self, classes: tuple[str, ...]) -> Any:
         text, whole = self._arrow.string(), self._arrow.int32()
-        types = dict.fromkeys(frame_columns(classes), self._arrow.float32())
-        types |= dict.fromkeys(("path", "status", "expression", "smooth_expression"), text)
+        columns = [*frame_columns(classes), "message", "problems"]
+        types = dict.fromkeys(columns, self._arrow.float32()) | {"problems": self._arrow.list_(text)}
+        types |= dict.fromkeys(("path", "status", "expression", "smooth_expression", "message"), text)
         types |= {"frame": self._arrow.int64(), "time_s": self._arrow.float64(), "track": whole, "face": whole}
         return self._arrow.schema(types.items())
 
     def write(self, document: Document) -> None:
         """Add the rows of one frame."""
-        self._rows += frame_rows(document)
+        problems = [face["problems"] for face in document["faces"]] or [None]
+        message = {"message": document.get("message")}
+        self._rows += [
+            row | message | {"problems": one} for row, one in zip(frame_rows(document), problems, strict=True)
+        ]
         if len(self._rows) >= self.ROWS:
             self._write_group()
 

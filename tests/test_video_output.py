@@ -80,11 +80,13 @@ def test_parquet_has_the_rows_of_the_csv_in_typed_columns(tmp_path, documents):
     write(FrameCsvWriter(stream, CLASSES), documents)
     write(FrameParquetWriter(tmp_path / "a.parquet", CLASSES), documents)
     table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
-    assert tuple(table.column_names) == COLUMNS
+    assert tuple(table.column_names) == (*COLUMNS, "message", "problems")
     types = {field.name: str(field.type) for field in table.schema}
     assert (types["frame"], types["time_s"], types["track"], types["status"]) == ("int64", "double", "int32", "string")
     assert {types[name] for name in ("x0", "neutral", "smooth_anger", "confidence")} == {"float"}
     for typed, text in zip(table.to_pylist(), csv.DictReader(io.StringIO(stream.getvalue())), strict=True):
+        assert typed.pop("message") == ("a.mp4: cut off" if typed["status"] == "error" else None)
+        assert typed.pop("problems") == (None if typed["face"] is None else [])
         for name, value in typed.items():
             if isinstance(value, float):
                 assert value == pytest.approx(float(text[name]), rel=1e-6)
