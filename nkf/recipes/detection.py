@@ -183,8 +183,8 @@ def scene_makers(
 
 def _key(packs: Sequence[Pack], backgrounds: Sequence[Path]) -> str:
     """What pools of scenes depend on, beside the maker's own settings."""
-    names = sorted(file.name for folder in backgrounds for file in folder.glob("*") if file.is_file())
-    content = [[pack.manifest.get("images_sha256") for pack in packs], names]
+    files = sorted((file.name, file.stat().st_size) for folder in backgrounds for file in folder.glob("*.*"))
+    content = [[pack.manifest["rows_sha256"] for pack in packs], files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

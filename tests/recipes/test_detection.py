@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import made_packs
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from nkf.config import AugmentConfig, TrainConfig
+from nkf.data.pack import Pack
+from nkf.data.pack_writer import PackWriter
 from nkf.errors import NkfError
-from nkf.recipes.detection import detection_loss, generalized_iou, scene_makers
+from nkf.recipes.detection import _key, detection_loss, generalized_iou, scene_makers
 from nkf.train import train
 from nkf.weights import find_weights
 
@@ -92,6 +95,17 @@ def test_a_run_ends_with_a_detector(config: TrainConfig, tmp_path: Path, monkeyp
     _, info = find_weights(str(tmp_path / "run"), (".safetensors",))
     assert info.kind == "detector"
     assert info.architecture == {}
+
+
+def test_scenes_belong_to_their_packs_and_backgrounds(config: TrainConfig, tmp_path: Path) -> None:
+    pack = Pack(config.data[0])
+    with PackWriter(tmp_path / "other", {"dataset": "mini", "source": "drawn", "licence": "none"}) as writer:
+        writer.add(made_packs.sample(0))
+    first = _key([pack], config.backgrounds)
+    assert _key([Pack(config.data[0])], config.backgrounds) == first
+    assert _key([Pack(tmp_path / "other")], config.backgrounds) != first
+    Image.new("RGB", (9, 9)).save(config.backgrounds[0] / "0.png")
+    assert _key([pack], config.backgrounds) != first
 
 
 def test_backgrounds_are_needed(config: TrainConfig, tmp_path: Path) -> None:
