@@ -36,9 +36,10 @@ class WholeImage:
 LONG_SIDE = 640
 FOUND_PX = 24  # longer side of the smallest face that the network finds in its input
 SCORE_THRESHOLD = 0.5
-# With a face of the first score, turned pictures are not looked at (one upside down was taken for an upright one with
-# 0.85); what they alone show has to have the second.
+# With a face of the first score, the picture is not looked at again (one upside down was taken for an upright one with
+# 0.85); what it shows turned has to have the second.
 _UPRIGHT_SCORE, _TURNED_SCORE = 0.9, 0.75
+_DOUBT_SCALES = (0.5, 1.5)  # of the usual pass, of two more where that shows no sure face
 _COARSE_LONG_SIDE = 160  # of the pass for faces that fill the picture
 _TURNED_LONG_SIDE = 320  # of the passes over turned pictures
 _MULTIPLE = 64  # both sides of the network's input
@@ -59,8 +60,9 @@ class _Tile(NamedTuple):
 class NkfDetector:
     """Our own detector (`nkf.models.detector`): one pass at `long_side`, a small one for faces that fill the picture.
 
-    Where both find no sure face, sure ones are looked for in the picture turned by 90, 180 and 270 degrees. Faces that
-    are too small for this are found when `min_face_px` asks for them: then the picture is looked at larger, in tiles.
+    Where both find no sure face, the picture is looked at smaller and larger, and where that does not help, sure faces
+    are looked for in the picture turned by 90, 180 and 270 degrees. Faces that are too small for this are found when
+    `min_face_px` asks for them: then the picture is looked at larger, in tiles.
     """
 
     def __init__(
@@ -111,7 +113,10 @@ class NkfDetector:
         sides = [long_side, _COARSE_LONG_SIDE] if long_side != _COARSE_LONG_SIDE else [long_side]
         faces = [face for side in sides for face in self._look(*scaled(image_rgb, side))]
         faces += self._small_faces(image_rgb, long_side)
-        if not any(face.detection_score > _UPRIGHT_SCORE for face in faces):
+        if not _is_sure(faces):
+            again = (scaled(image_rgb, round(long_side * scale)) for scale in _DOUBT_SCALES)
+            faces += [face for picture, scale_xy in again for face in self._look(picture, scale_xy)]
+        if not _is_sure(faces):
             small, scale_xy = scaled(image_rgb, _TURNED_LONG_SIDE)
             turned = [face for turns in (1, 2, 3) for face in self._look(small, scale_xy, turns)]
             faces += [face for face in turned if face.detection_score > _TURNED_SCORE]
@@ -154,6 +159,10 @@ class NkfDetector:
         boxes = np.array([face.box_xyxy for face in faces]).reshape(-1, 4)
         scores = np.array([face.detection_score for face in faces])
         return [faces[k] for k in non_maximum_suppression(boxes, scores)]
+
+
+def _is_sure(faces: list[Face]) -> bool:
+    return any(face.detection_score > _UPRIGHT_SCORE for face in faces)
 
 
 def scaled(image_rgb: ImageRGB, long_side: int) -> tuple[ImageRGB, NDArray[np.float64]]:
