@@ -85,7 +85,8 @@ def calibration_parts(of: Document) -> list[str]:
     lead = (
         f"Fitted and judged on different folds ({of['folds']}, copies of a picture together): {of['n']:,} images,"
         f" method {of['method'].replace('_', ' ')}, temperature {of['temperature']:.3f}."
-        " The model card has these figures of the network before its weights were cut to half precision for the package."
+        " The model card has these figures of the network before its weights were cut to half precision for the"
+        " package."
     )
     rows = [
         [
