@@ -122,7 +122,7 @@ def test_a_bad_input_among_good_ones(run, portrait_path, tmp_path):
 def test_a_line_for_each_face(run, portrait_path):
     code, out, err = run("predict", portrait_path)
     assert (code, err) == (0, [])
-    assert out == [f"{portrait_path}: face 0: happiness 79%, box 180 71 271 175"]
+    assert out == [f"{portrait_path}: face 0: happiness 79%, box 178 67 272 179"]
 
 
 def test_no_face_is_a_result(run, tmp_path):

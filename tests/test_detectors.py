@@ -81,6 +81,18 @@ def test_two_scales_agree_on_one_face(found_by):
     assert face.detection_score == pytest.approx(0.95)
 
 
+def test_a_doubtful_picture_is_looked_at_larger(found_by):
+    shapes = []
+
+    def network(batch):
+        shapes.append(batch.shape)
+        return maps(0.95 if batch.shape[3] == 960 else 0.3, (150, 150, 300, 300))
+
+    (face,) = found_by(network)(np.zeros((480, 640, 3), np.uint8))
+    np.testing.assert_allclose(face.box_xyxy, [100, 100, 200, 200])
+    assert [shape[3] for shape in shapes] == [640, 192, 320, 960]  # and not turned
+
+
 def test_the_picture_is_turned_when_nothing_was_found(found_by):
     image = np.zeros((160, 320, 3), np.uint8)
     image[10:20, 30:40] = 255
@@ -101,9 +113,8 @@ def test_long_side_and_threshold_are_options(found_by):
         return maps(0.4, (0, 0, 10, 10))
 
     image = np.zeros((640, 640, 3), np.uint8)
-    assert len(found_by(network, long_side=320, score_threshold=0.3)(image)) == 2  # in the two upright passes
-    assert shapes[:2] == [(1, 3, 320, 320), (1, 3, 192, 192)]
-    assert len(shapes) == 5  # no sure face
+    assert len(found_by(network, long_side=320, score_threshold=0.3)(image)) == 2  # of those upright passes that differ
+    assert shapes == [(1, 3, side, side) for side in (320, 192, 192, 512, 320, 320, 320)]  # no sure face anywhere
     with pytest.raises(NkfError, match="long_side 10: at least 64"):
         found_by(network, long_side=10)
     with pytest.raises(NkfError, match="score_threshold 2: between 0 and 1"):
