@@ -98,9 +98,8 @@ class _CropNames:
     def __init__(self, folder: Path, images: Sequence[InputImage]) -> None:
         self._folder = folder
         self._sources = {real_path(image.file) for image in images}
-        self._names = FreeNames()
-        stems = (str(image.name.with_suffix("")) for image in images)
-        self.first = [folder / self._names.take(stem, ".png") for stem in stems]
+        self._names = FreeNames(images)
+        self.first = [folder / self._names.take(image.stem, ".png") for image in images]
 
     def name(self, image: int, face: int) -> Path:
         """Name the crop of a face; after the first with a number that no crop, input or foreign file has taken."""

@@ -24,6 +24,11 @@ class InputImage(NamedTuple):
     file: Path
     name: Path
 
+    @property
+    def stem(self) -> str:
+        """The name without its ending, for what is made of the image; what has none, as ``.``, is called image."""
+        return str(self.name.parent / (self.name.stem or "image"))
+
 
 STANDARD_INPUT = Path("-")
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
@@ -56,16 +61,18 @@ class ImageInputs:
         self._written = {real_path(folder): software for folder, software in (written or {}).items()}
         self._notes = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (it lives as long as this)
         weakref.finalize(self, self._notes.close)
-        self._count = 0
+        self._count = self._own = 0  # images, and those that are left out
         for path in [path for given in inputs for path in self._expanded(given)]:
-            before = self._count
+            before = self._count + self._own
             for image in self._images_of(path):
                 self._notes.write(b"%d/%s\0" % (len(image.name.parts), os.fsencode(image.file)))
                 self._count += 1
-            if self._count == before and path.is_dir():
+            if self._count + self._own == before and path.is_dir():
                 raise NkfError(f"{path}: no image in this folder (endings {', '.join(sorted(IMAGE_SUFFIXES))})")
-            if self._count == before:
+            if self._count + self._own == before:
                 raise NkfError("standard input: an empty list, expected names of image files")
+        if not self._count:
+            raise NkfError(f"{inputs[0]}: only pictures that nkf itself has written")
 
     def __len__(self) -> int:
         return self._count
@@ -85,10 +92,11 @@ class ImageInputs:
             raise NkfError(f"{given}: no such file or folder")
         found = sorted(Path(name) for name in glob.iglob(str(given), recursive=True))
         files = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
-        files = [path for path in files if not self._is_written(path)]
         if not files and not any(path.is_dir() for path in found):
             raise NkfError(f"{given}: no image has such a name")
-        return files or [path for path in found if path.is_dir()]  # ** finds folders too, and has found their images
+        if files:
+            return [path for path in files if not self._is_written(path)]
+        return [path for path in found if path.is_dir()]  # ** finds these too, and has found their images
 
     def _images_of(self, path: Path) -> Iterator[InputImage]:
         if path == STANDARD_INPUT:
@@ -105,7 +113,9 @@ class ImageInputs:
 
     def _is_written(self, file: Path) -> bool:
         signed = [software for folder, software in self._written.items() if real_path(file).is_relative_to(folder)]
-        return any(is_signed(file, software) for software in signed)
+        own = any(is_signed(file, software) for software in signed)
+        self._own += own
+        return own
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
@@ -160,8 +170,9 @@ def _parts(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
 class FreeNames:
     """Names that were not given before, whatever their case: one that is taken gets a number, from 2."""
 
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
+    def __init__(self, images: Iterable[InputImage]) -> None:
+        """Leave the names of the folders free that images lie in: one may be called like a picture."""
+        self._taken = {str(folder).casefold() for image in images for folder in image.name.parents}
         self._last_number: dict[str, int] = {}
 
     def take(self, stem: str, suffix: str) -> str:

@@ -261,9 +261,11 @@ def _picture_files(images: Iterable[InputImage], folder: Path) -> list[Path]:
     """Name the pictures of a folder: as their images, in the same subfolders, JPEG or else PNG; a name that is taken
     gets a number.
     """
-    names = FreeNames()
-    stems = ((str(image.name.with_suffix("")), image.file.suffix.lower() in (".jpg", ".jpeg")) for image in images)
-    return [folder / names.take(stem, ".jpg" if is_jpeg else ".png") for stem, is_jpeg in stems]
+    names = FreeNames(images)
+    return [
+        folder / names.take(image.stem, ".jpg" if image.file.suffix.lower() in (".jpg", ".jpeg") else ".png")
+        for image in images
+    ]
 
 
 def _check_outputs(images: ImageInputs, outputs: PredictOutputs, pictures: Mapping[str, Sequence[Path]]) -> None:

@@ -77,6 +77,11 @@ def test_pictures_of_an_earlier_run_are_left_out(folder):
         found = [str(image.file) for image in images]
         assert "in/out/foreign.png" in found
         assert "in/out/ours.png" not in found
+    (folder / "out" / "foreign.png").unlink()
+    both = ImageInputs([folder, folder / "out"], written={Path("in/out"): "nkf test"})  # as a shell's in/* gives them
+    assert len(both) == 7
+    with pytest.raises(NkfError, match="in/out: only pictures that nkf itself has written"):
+        ImageInputs([folder / "out"], written={Path("in/out"): "nkf test"})
     named = ImageInputs([folder / "out" / "ours.png"], written={Path("in/out"): "nkf test"})
     assert len(named) == 1  # by its own name
 

@@ -1,6 +1,7 @@
 """``nkf predict`` over many files: formats, order, runs that are stopped and go on."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -192,8 +193,21 @@ def test_pictures_may_go_into_a_folder_that_is_read(run, photos):
         code, _, err = run(*arguments)
         assert (code, len(err)) == (1, len(BAD))
         rows = csv.DictReader(Path("a.csv").read_text().splitlines())
-        assert {row["path"] for row in rows} == {f"in/{k:02}.jpg" for k in range(FILES)}
+        assert [row["path"] for row in rows] == [f"in/{k:02}.jpg" for k in range(FILES)]
     assert len(os.listdir("in/drawn")) == FILES - len(BAD)
+
+
+def test_a_list_may_name_what_is_no_file_and_folders_may_be_called_like_pictures(run, photos, monkeypatch):
+    Path("in/00.jpeg").write_bytes(Path("in/02.jpg").read_bytes())
+    Path("in/00.jpg").rename("in/x.jpg")
+    Path("in/00.jpg").mkdir()
+    Path("in/x.jpg").rename("in/00.jpg/x.jpg")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b".\nin/02.jpg\n")))
+    code, _, err = run("predict", "-", "in", "--annotate", "drawn", "--detector", "none")
+    assert (code, len(err)) == (1, 1 + len(BAD))
+    assert err[0].startswith("nkf: .: ")
+    drawn = {str(file.relative_to("drawn")) for file in Path("drawn").rglob("*") if file.is_file()}
+    assert {"00-2.jpg", "00.jpg/x.jpg", "02.jpg", "02-2.jpg"} < drawn
 
 
 def test_inputs_that_come_while_it_runs_are_not_read(run, photos, monkeypatch):

@@ -133,7 +133,12 @@ def test_faces_are_where_their_points_are(faces, pictures, monkeypatch, faded, p
 
 def test_portraits_without_a_face_hold_none(maker, monkeypatch):
     monkeypatch.setattr("nkf.data.scenes._PORTRAIT", 1.0)
-    assert not any(len(maker.compose(np.random.default_rng(seed), faces=0).boxes) for seed in range(10))
+    monkeypatch.setattr(SceneMaker, "_put", lambda *_, **__: pytest.fail("a face is pasted that nobody is told of"))
+    drawn = []
+    monkeypatch.setattr(SceneMaker, "_draw_person", lambda *_: drawn.append(1))
+    for seed in range(10):
+        maker.compose(np.random.default_rng(seed), faces=0)
+    assert len(drawn) > 5
 
 
 def test_turned_faces_are_drawn_more_often(faces, pictures):
