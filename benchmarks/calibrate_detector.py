@@ -3,7 +3,8 @@
     python benchmarks/calibrate_detector.py configs/face.yaml runs/face runs/face-calibrated
 
 Platt's scaling over all boxes that are left after the removal of duplicates: one that hits a face is a success. The two
-numbers are folded into the last layer, and noted in the sidecar. Prints recall and false boxes by threshold.
+numbers are folded into the last layer, and noted in the sidecar. Prints the average precision, and recall and false
+boxes by threshold.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nkf.boxes import average_precision
 from nkf.config import load_config
 from nkf.models import load_model, save_model
 from nkf.models.detector import FaceDetector
@@ -44,6 +46,7 @@ def main() -> None:
     assert isinstance(network, FaceDetector)
     recipe = DetectionRecipe(load_config(args.config), torch.device("cpu"))
     scores, right, truths = recipe.found_boxes(network)
+    print(f"average precision {average_precision(right, scores, truths):.3f}, {truths} faces")
     logits = np.log(scores / (1 - scores))
     slope, shift = fit(logits, right)
     assert network.output.bias is not None

@@ -56,7 +56,7 @@ class ImageInputs:
         """
         if not inputs:
             raise NkfError("no input: give image files or folders, such as photo.jpg")
-        if list(inputs).count(STANDARD_INPUT) > 1:
+        if inputs.count(STANDARD_INPUT) > 1:
             raise NkfError("standard input: can be read once only")
         self._written = {real_path(folder): software for folder, software in (written or {}).items()}
         self._notes = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (it lives as long as this)

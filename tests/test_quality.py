@@ -1,8 +1,12 @@
 """Verdicts on faces: each problem alone, and what tells a face from something else."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from nkf import quality
 from nkf.geometry import MEAN_SHAPE
 from nkf.images import warp_similarity
 from nkf.pose import MEAN_SHAPE_3D
@@ -78,3 +82,10 @@ def test_face_probability_rises_with_the_score_and_falls_with_the_spread():
     assert spreads == sorted(spreads, reverse=True)
     assert scores[-1] > 0.9
     assert spreads[-1] < 0.1
+
+
+def test_the_regression_is_the_one_whose_figures_are_told():
+    file = Path(__file__).parents[1] / "benchmarks" / "results" / "quality.json"
+    fitted = json.loads(file.read_text())["rejection"]
+    shipped = (quality._INTERCEPT, quality._PER_LOGIT, quality._PER_LOG_SPREAD)
+    assert shipped == pytest.approx((fitted["intercept"], *fitted["per_logit_and_log_spread"]), abs=6e-4)
