@@ -15,7 +15,7 @@ from nkf.errors import ImageError, NkfError
 from nkf.faces import Face
 from nkf.files import real_path, replacing
 from nkf.finder import FaceFinder
-from nkf.geometry import NUM_LANDMARKS, Matrix, box_transform, crop_transform
+from nkf.geometry import NUM_LANDMARKS, Matrix, face_transform
 from nkf.images import ImageRGB, read_image, warp_similarity
 from nkf.progress import track
 from nkf.runtime import Device
@@ -79,12 +79,9 @@ def _save_face(image_rgb: ImageRGB, face: Face, index: int, size: int, crop: Pat
 
 
 def _transform(face: Face, size: int) -> Matrix:
-    """Find the (2, 3) map from image to crop pixels: by the landmarks, or by the box where they give no scale."""
+    """The (2, 3) map from image to crop pixels."""
     assert face.landmarks_px is not None
-    try:
-        return crop_transform(face.landmarks_px, size)
-    except ValueError:
-        return box_transform(face.box_xyxy, size)
+    return face_transform(face.landmarks_px, face.box_xyxy, size)[0]
 
 
 def _error_row(message: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 # Fields that other tasks would not heed.
 _ONLY_FOR: dict[str, tuple[str, ...]] = {
-    "backgrounds": ("detection",),
+    "backgrounds": ("detection", "expression", "landmarks"),
     "scenes": ("detection",),
     "plain_scenes": ("detection",),
     "pretrained": ("expression", "landmarks", "contrastive"),
@@ -28,6 +28,7 @@ _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "mesh": ("expression", "landmarks"),
     "mesh_weight": ("expression", "landmarks"),
     "contrastive_temperature": ("contrastive",),
+    "turned_faces": ("landmarks",),
     "protocol": ("expression",),
     "targets": ("expression",),
     "label_smoothing": ("expression",),
@@ -71,6 +72,9 @@ class AugmentConfig(StrictModel):
     glasses: float = Field(default=0.0, ge=0, le=1, description="probability of drawn (sun)glasses")
     mask: float = Field(default=0.0, ge=0, le=1, description="probability of a cover over nose, mouth and chin")
     low_resolution: float = Field(default=0.0, ge=0, le=1, description="probability of shrinking to 24 px and more")
+    surroundings: float = Field(
+        default=0.0, ge=0, le=1, description="probability of another picture around the face's own; needs backgrounds"
+    )
     erase: float = Field(default=0.25, ge=0, le=1, description="probability of an occluding patch")
     erase_area: float = Field(default=0.15, gt=0, le=0.5, description="largest share of the crop that a patch covers")
     erase_fill: Literal["random", "mean"] = Field(
@@ -110,7 +114,7 @@ class TrainConfig(StrictModel):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the run folder and of the model")
     task: Literal["expression", "landmarks", "detection", "contrastive", "landmark_trunk"]
     data: tuple[Path, ...] = Field(min_length=1, description="packs; expression networks take one")
-    backgrounds: tuple[Path, ...] = Field(default=(), description="detection: folders of pictures without faces")
+    backgrounds: tuple[Path, ...] = Field(default=(), description="folders of pictures without faces")
     scenes: int = Field(default=10_000, gt=1, description="detection: pictures composed of faces and backgrounds")
     plain_scenes: int = Field(default=0, ge=0, description="detection: pictures without faces, beside the scenes")
     network: Network = NetworkConfig()
@@ -124,6 +128,9 @@ class TrainConfig(StrictModel):
     )
     mesh: Path | None = Field(default=None, description="folder of the teacher's mesh basis: adds the mesh as a target")
     mesh_weight: float = Field(default=0.5, ge=0, le=1000, description="of the mesh's loss beside the other")
+    turned_faces: bool = Field(
+        default=False, description="landmarks: show faces the more often, the more they are turned to a side"
+    )
     contrastive_temperature: float = Field(
         default=0.2, ge=0.01, le=100, description="contrastive: by which similarities of faces are divided"
     )
@@ -218,9 +225,13 @@ class TrainConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _backgrounds_for_detection(self) -> Self:
+    def _backgrounds_where_needed(self) -> Self:
         if self.task == "detection" and not self.backgrounds:
             raise ValueError("backgrounds: a detector needs at least one folder of pictures without faces")
+        if self.augment.surroundings and self.task not in ("expression", "landmarks"):
+            raise ValueError(f"augment.surroundings: for the task expression and landmarks alone, this is {self.task}")
+        if self.augment.surroundings and not self.backgrounds:
+            raise ValueError("augment.surroundings: needs backgrounds, folders of pictures without faces")
         return self
 
     @model_validator(mode="after")

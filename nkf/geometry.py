@@ -136,6 +136,29 @@ def box_transform(box_xyxy: ArrayLike, size: int = CROP_SIZE) -> Matrix:
     return np.column_stack([np.eye(2) * scale, size / 2 - centre * scale])
 
 
+def face_transform(
+    landmarks_px: Points | None, box_xyxy: ArrayLike, size: int = CROP_SIZE
+) -> tuple[Matrix, NDArray[np.floating]]:
+    """Find the similarity from image pixels to the aligned crop: by the landmarks, else by the box.
+
+    Args:
+        landmarks_px: (68, 2) in image pixels; None, or all of the five points in one place, give no crop.
+        box_xyxy: (4,) of the face in image pixels.
+        size: side of the square crop in pixels.
+
+    Returns:
+        The (2, 3) map, and (68, 2) landmarks in pixels of the crop: the mean shape where the box is cut.
+    """
+    if landmarks_px is not None:
+        try:
+            matrix = crop_transform(landmarks_px, size)
+        except ValueError:
+            pass
+        else:
+            return matrix, transform_points(matrix, landmarks_px)
+    return box_transform(box_xyxy, size), MEAN_SHAPE * size
+
+
 def roll(landmarks_px: Points) -> NDArray[np.floating]:
     """Rotation of each face in radians, clockwise as displayed, by the best similarity to the mean shape.
 

@@ -12,16 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from nkf.errors import ImageError
-from nkf.geometry import (
-    CROP_SIZE,
-    MEAN_SHAPE,
-    Matrix,
-    Points,
-    box_transform,
-    crop_transform,
-    invert_transform,
-    transform_points,
-)
+from nkf.geometry import CROP_SIZE, Matrix, Points, face_transform, invert_transform, transform_points
 
 ImageRGB = NDArray[np.uint8]  # (H, W, 3)
 
@@ -239,16 +230,10 @@ def align(
     Returns:
         The (size, size, 3) crop, and the (68, 2) landmarks in its pixels.
     """
-    if landmarks_px is not None:
-        try:
-            matrix = crop_transform(landmarks_px, size)
-        except ValueError:
-            pass
-        else:
-            return warp_similarity(image_rgb, matrix, size), transform_points(matrix, landmarks_px)
     known = box_xyxy is not None and np.isfinite(box_xyxy).all()
     box = np.asarray(box_xyxy, np.float64) if known else whole_box(image_rgb)
-    return warp_similarity(image_rgb, box_transform(box, size), size), MEAN_SHAPE * size
+    matrix, points = face_transform(landmarks_px, box, size)
+    return warp_similarity(image_rgb, matrix, size), points
 
 
 def _shrink_to_scale(image_rgb: ImageRGB, source: Points, scale: float) -> tuple[ImageRGB, Points]:

@@ -6,6 +6,7 @@ Legend: B faces, S side in pixels; images are (B, 3, S, S) float32 RGB in [0, 1]
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from nkf.config import AugmentConfig
 from nkf.geometry import LANDMARK_MIRROR, MEAN_SHAPE
 from nkf.images import IMAGENET_MEAN
 
+_COLORLESS = 1e-3  # difference of the channels in a grey picture, at most
 _NEAR = 0.2  # ranges of a well-placed crop, over those of a loose one
 
 
@@ -23,8 +25,26 @@ def to_float(images_uint8: Tensor) -> Tensor:
     return images_uint8.permute(0, 3, 1, 2).float().div_(255)
 
 
+class Around(NamedTuple):
+    """What may stand around the pictures of B faces.
+
+    Attributes:
+        in_picture: (B, 2, 3) maps from pixels of an image to shares, 0 to 1, of its picture's width and height.
+        tiles: (B, 3, crop_size, crop_size) of other pictures.
+    """
+
+    in_picture: Tensor
+    tiles: Tensor
+
+
 def augment(
-    images: Tensor, landmarks_px: Tensor, base: Tensor, crop_size: int, config: AugmentConfig, generator: Generator
+    images: Tensor,
+    landmarks_px: Tensor,
+    base: Tensor,
+    crop_size: int,
+    config: AugmentConfig,
+    generator: Generator,
+    around: Around | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cut randomly placed crops out of `images` and change their looks.
 
@@ -36,6 +56,7 @@ def augment(
         crop_size: side of the result.
         config: what to draw.
         generator: on the images' device.
+        around: None leaves the pictures' repeated edges around them.
 
     Returns:
         crops (B, 3, crop_size, crop_size), their landmarks (B, 68, 2), the matrices (B, 2, 3) from image to crop, and
@@ -45,6 +66,8 @@ def augment(
     matrices = resized_crop(matrices, crop_size, config.resized_crop, generator)
     crops = warp(images, matrices, crop_size)
     landmarks = transform_landmarks(landmarks_px, matrices, mirrored)
+    if around is not None:
+        crops = surround(crops, matrices, around, config.surroundings, generator)
     crops = cover_eyes(crops, landmarks, config.glasses, generator)
     crops = cover_mouth(crops, landmarks, config.mask, generator)
     crops = change_colors(crops, config, generator)
@@ -127,16 +150,45 @@ def resized_crop(matrices: Tensor, crop_size: int, smallest: float, generator: G
 
 def warp(images: Tensor, matrices: Tensor, crop_size: int) -> Tensor:
     """Cut (B, 3, crop_size, crop_size) crops; `matrices` (B, 2, 3) map source to crop pixels. Edges are repeated."""
-    linear = torch.linalg.inv(matrices[:, :, :2])
-    offset = -linear @ matrices[:, :, 2:]  # crop pixels -> source pixels
-    centres = torch.arange(crop_size, device=images.device) + 0.5
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
-    points = torch.stack([x, y], dim=-1).view(1, -1, 2)
-    source = points @ linear.transpose(1, 2) + offset.transpose(1, 2)  # (B, crop_size^2, 2)
+    source = _source_points(matrices, crop_size)
     height, width = images.shape[-2:]
     grid = 2 * source / torch.tensor([width, height], device=images.device) - 1
     grid = grid.view(-1, crop_size, crop_size, 2)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _source_points(matrices: Tensor, crop_size: int) -> Tensor:
+    """Where a crop's pixels lie in its source: (B, crop_size^2, 2)."""
+    linear = torch.linalg.inv(matrices[:, :, :2])
+    offset = -linear @ matrices[:, :, 2:]  # crop pixels -> source pixels
+    centres = torch.arange(crop_size, device=matrices.device) + 0.5
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    points = torch.stack([x, y], dim=-1).view(1, -1, 2)
+    return points @ linear.transpose(1, 2) + offset.transpose(1, 2)
+
+
+def surround(crops: Tensor, matrices: Tensor, around: Around, probability: float, generator: Generator) -> Tensor:
+    """Put another picture around some faces' own, into which its repeated edge fades: in photos, something is there.
+
+    The fading is a hundredth to a third of the picture wide. A grey face gets grey surroundings.
+
+    Args:
+        crops: (B, 3, S, S) as `warp` cut them.
+        matrices: (B, 2, 3) from image to crop.
+        around: see there.
+        probability: of each face.
+        generator: on the crops' device.
+    """
+    size = crops.shape[-1]
+    shares = _source_points(matrices, size) @ around.in_picture[:, :, :2].transpose(1, 2)
+    shares = (shares + around.in_picture[:, None, :, 2]).view(-1, size, size, 2)
+    outside = ((shares - 0.5).abs() - 0.5).clamp(min=0).norm(dim=-1)[:, None]  # (B, 1, S, S), in sides of the picture
+    width = 10 ** _uniform(crops, -2, -0.5, generator)
+    fade = (1 - outside / width).clamp(min=0)
+    own = fade**2 * (3 - 2 * fade)
+    is_grey = ((crops - crops.mean(dim=1, keepdim=True)).abs() < _COLORLESS).flatten(1).all(dim=1).view(-1, 1, 1, 1)
+    tiles = torch.where(is_grey, _luma(around.tiles), around.tiles)
+    return torch.where(_chance(crops, probability, generator), own * crops + (1 - own) * tiles, crops)
 
 
 def transform_landmarks(landmarks_px: Tensor, matrices: Tensor, mirrored: Tensor) -> Tensor:
@@ -215,9 +267,7 @@ def change_colors(images: Tensor, config: AugmentConfig, generator: Generator) -
         dimmed = images * _uniform(images, 0.1, 0.5, generator)
         images = torch.where(_chance(images, config.darkness, generator), dimmed, images)
     if config.grey:
-        luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
-        grey = (images * luma).sum(dim=1, keepdim=True).expand_as(images)
-        images = torch.where(_chance(images, config.grey, generator), grey, images)
+        images = torch.where(_chance(images, config.grey, generator), _luma(images), images)
     return images
 
 
@@ -306,6 +356,12 @@ def add_noise(images: Tensor, largest: float, probability: float, generator: Gen
     if probability < 1:
         spread = spread * _chance(images, probability, generator)
     return images + spread * noise
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Images without their colour."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
+    return (images * weights).sum(dim=1, keepdim=True).expand_as(images)
 
 
 def _uniform(like: Tensor, low: float, high: float, generator: Generator) -> Tensor:

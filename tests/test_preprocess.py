@@ -9,6 +9,7 @@ from nkf.config import AugmentConfig, TrainConfig
 from nkf.geometry import CROP_SIZE, MEAN_SHAPE, mirror_landmarks
 from nkf.preprocess import (
     IMAGENET_MEAN,
+    Around,
     add_noise,
     augment,
     blur,
@@ -21,6 +22,7 @@ from nkf.preprocess import (
     random_similarities,
     resized_crop,
     similarity_matrices,
+    surround,
     to_float,
     transform_landmarks,
     warp,
@@ -250,3 +252,44 @@ def test_to_float_puts_channels_first_in_unit_range() -> None:
     image = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
     image[0, 1, 2] = torch.tensor([255, 51, 0])
     torch.testing.assert_close(to_float(image)[0, :, 1, 2], torch.tensor([1.0, 0.2, 0.0]))
+
+
+def around_a_half(count: int, tiles: torch.Tensor) -> Around:
+    """Pictures that fill the middle half of images of `CROP_SIZE` pixels."""
+    quarter = CROP_SIZE / 4
+    scale = 1 / (2 * quarter)
+    return Around(torch.tensor([[scale, 0, -0.5], [0, scale, -0.5]]).expand(count, 2, 3), tiles)
+
+
+def test_surroundings_stand_around_the_picture_and_never_over_it(faces: tuple[torch.Tensor, torch.Tensor]) -> None:
+    images, tiles = faces[0], torch.rand(6, 3, CROP_SIZE, CROP_SIZE)
+    unmoved = torch.eye(2, 3).expand(6, 2, 3)
+    changed = surround(images, unmoved, around_a_half(6, tiles), 1.0, generator())
+    own = slice(CROP_SIZE // 4, 3 * CROP_SIZE // 4)
+    torch.testing.assert_close(changed[:, :, own, own], images[:, :, own, own])
+    corner = (slice(None), slice(None), slice(0, 4), slice(0, 4))  # 0.6 sides away: beyond the widest fading
+    torch.testing.assert_close(changed[corner], tiles[corner])
+    row = (changed - tiles).abs().mean(dim=1)[:, CROP_SIZE // 2, : CROP_SIZE // 4]  # of the edge's colour, outwards
+    assert (row[:, 0] < 1e-6).all()
+    assert (row[:, -1] > 0).all()
+    assert surround(images, unmoved, around_a_half(6, tiles), 0.0, generator()).equal(images)
+
+
+def test_surroundings_move_with_the_picture(faces: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Shifted to the right by a quarter of the crop, and mirrored: the picture fills the left half."""
+    images, tiles = faces[0], torch.rand(6, 3, CROP_SIZE, CROP_SIZE)
+    shifted = torch.tensor([[-1.0, 0, 0.75 * CROP_SIZE], [0, 1, 0]]).expand(6, 2, 3)
+    changed = surround(images, shifted, around_a_half(6, tiles), 1.0, generator())
+    inside = changed[:, :, CROP_SIZE // 2, : CROP_SIZE // 2]
+    torch.testing.assert_close(inside, images[:, :, CROP_SIZE // 2, : CROP_SIZE // 2])
+    torch.testing.assert_close(changed[:, :, :, -20:], tiles[:, :, :, -20:])
+
+
+def test_grey_faces_get_grey_surroundings(faces: tuple[torch.Tensor, torch.Tensor]) -> None:
+    images = faces[0].clone()
+    images[:3] = images[:3].mean(dim=1, keepdim=True)
+    tiles = torch.rand(6, 3, CROP_SIZE, CROP_SIZE)
+    changed = surround(images, torch.eye(2, 3).expand(6, 2, 3), around_a_half(6, tiles), 1.0, generator())
+    color = (changed.amax(dim=1) - changed.amin(dim=1)).amax(dim=(1, 2))
+    assert (color[:3] < 1e-5).all()
+    assert (color[3:] > 0.1).all()

@@ -73,9 +73,9 @@ LINES = (
     "report_html  report_run  annotate  explain_draw  output  journal  evaluate  evaluate_landmarks",
     "video_output  timeline  timeline_html  video_run  webcam",
     "calibration  robustness  data.check  data.show  data.texts  soft_labels",
-    "recipes.common  recipes.mesh  recipes.rows  recipes.targets  recipes.objectives  recipes.expression",
-    "recipes.landmarks  recipes.detection  recipes.aligned  recipes.contrastive  recipes.landmark_trunk  recipes",
-    "optim  train  run_log  ablation_grid  ablate  ablation_text",
+    "recipes.common  recipes.mesh  recipes.surroundings  recipes.rows  recipes.targets  recipes.objectives",
+    "recipes.expression  recipes.landmarks  recipes.detection  recipes.aligned  recipes.contrastive",
+    "recipes.landmark_trunk  recipes  optim  train  run_log  ablation_grid  ablate  ablation_text",
     "ablation_tables  compare  run_mistakes  run_report  export",
     "commandline  cli_files  cli_predict  cli_align  cli_import  cli_data  cli_study  cli_video  cli  __main__",
 )

@@ -43,14 +43,41 @@ def _round_and_round(rows: NDArray[np.int64], count: int, generator: np.random.G
     return np.concatenate([np.empty(0, np.int64), *(generator.permutation(rows) for _ in range(rounds))])[:count]
 
 
-def epoch_order(count: int, seed: int, labels: NDArray[np.integer] | None = None) -> Order:
-    """Make the function epoch -> row numbers: shuffled, or balanced when labels are given.
+def weighted(weights: NDArray[np.floating], seed: int, epoch: int) -> NDArray[np.int64]:
+    """As many rows as there are weights, each as often as its share of them says, in a random order.
+
+    A row comes as often as its expected number rounded down or up, so that hardly any is left out by chance.
+
+    Args:
+        weights: (N,), above 0.
+        seed: of the run.
+        epoch: from 0.
+
+    Returns:
+        (N,) row numbers.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    rows = generator.permutation(len(weights))
+    ends = np.cumsum(weights[rows])
+    at = (np.arange(len(weights)) + generator.random()) * (ends[-1] / len(weights))
+    return generator.permutation(rows[np.searchsorted(ends, at, side="right").clip(max=len(rows) - 1)])
+
+
+def epoch_order(
+    count: int,
+    seed: int,
+    labels: NDArray[np.integer] | None = None,
+    weights: NDArray[np.floating] | None = None,
+) -> Order:
+    """Make the function epoch -> row numbers: shuffled, balanced by labels, or by weights, whichever is given.
 
     It remembers the last epoch, since every step asks; do not write to what it returns.
     """
 
     @lru_cache(maxsize=1)
     def order(epoch: int) -> NDArray[np.int64]:
+        if weights is not None:
+            return weighted(weights, seed, epoch)
         return shuffled(count, seed, epoch) if labels is None else balanced(labels, seed, epoch)
 
     return order

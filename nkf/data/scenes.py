@@ -32,14 +32,13 @@ from nkf.data.patches import (
 )
 from nkf.geometry import five_points
 from nkf.images import ImageRGB
-from nkf.pose import head_pose
+from nkf.pose import turned_weights
 
 MAX_FACES = 12  # in a scene
 _VISIBLE = 0.45  # share of a face's box that has to be inside the picture to count
 _PERSON = 0.4  # share of pasted faces that get hair, neck and a body
 _TIGHT, _FADED = 0.6, 0.4  # of pictures that a face fills to so much of their side, the share that fades into the scene
 _PORTRAIT = 0.15  # share of faces, and of distractors, in a picture of head and shoulders with edges of its own
-_TURNED_DEG = 20.0  # faces turned by so much to a side are drawn twice as often as ones from the front
 _GREY = 0.2  # share of scenes made grey; the light then tints half of these
 Square = NDArray[np.float64]  # (4,) xyxy of something pasted
 OCCLUSIONS = ("none", "eyes", "mouth", "patch")
@@ -117,7 +116,7 @@ class SceneMaker:
         self.level = level
         self.clean_share = clean_share
         self.boxes = face_boxes(faces.landmarks_px)
-        turned = [1 + (head_pose(points).yaw_deg / _TURNED_DEG) ** 2 for points in faces.landmarks_px]
+        turned = turned_weights(faces.landmarks_px)
         self._chances = np.cumsum(turned) / np.sum(turned)
 
     def compose(self, rng: np.random.Generator, *, faces: int | None = None) -> Scene:

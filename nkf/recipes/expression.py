@@ -27,6 +27,7 @@ from nkf.recipes.common import FaceTensors, architecture, autocast, describe, lo
 from nkf.recipes.mesh import Mesh, WithMesh, mesh_loss
 from nkf.recipes.objectives import make_objective
 from nkf.recipes.rows import chosen_rows, drawn, fold_rows, labelled
+from nkf.recipes.surroundings import make_surroundings
 from nkf.recipes.targets import training_faces
 from nkf.weights import DEFAULT_FAN, Kind, WeightsInfo
 
@@ -78,6 +79,9 @@ class ExpressionRecipe:
         if config.mesh is not None:
             packs, rows = [part.pack for part in self.parts], [part.rows for part in self.parts]
             self.mesh = Mesh(config.mesh, packs, rows, device)
+        self.surroundings = make_surroundings(
+            config, [(part.pack, part.rows) for part in self.parts], "aligned", config.crop_size, device, progress
+        )
         self.head_rows: dict[str, list[str]] = {}
 
     def _leave_out(self, labels: NDArray[np.int64], hidden: NDArray[np.bool_]) -> None:
@@ -105,7 +109,10 @@ class ExpressionRecipe:
         images, landmarks_px = self.train.batch(rows)
         index, size = torch.from_numpy(rows).to(self.device), images.shape[-1]
         base = torch.tensor([size / 2, size / 2, size, 0], device=self.device).expand(len(images), 4)
-        crops, points_px, _, mirrored = augment(images, landmarks_px, base, size, self.config.augment, generator)
+        around = None if self.surroundings is None else self.surroundings.draw(index, generator)
+        crops, points_px, _, mirrored = augment(
+            images, landmarks_px, base, size, self.config.augment, generator, around
+        )
         if self.mesh is not None:  # its vertices go through the mixing as further points
             points_px = torch.cat([points_px, self.mesh.in_crops(index, points_px, mirrored)], dim=1)
         faces = mix(Faces(crops, points_px, self.targets[index]), self.config.mix, generator)

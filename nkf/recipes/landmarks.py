@@ -20,10 +20,12 @@ from nkf.errors import NkfError
 from nkf.geometry import LEFT_EYE_OUTER, NUM_VERTICES, RIGHT_EYE_OUTER, loose_square, upright_square
 from nkf.models import create_model
 from nkf.models.fan import FAN
+from nkf.pose import turned_weights
 from nkf.preprocess import augment, random_similarities, transform_landmarks, warp
 from nkf.progress import Progress, no_progress
 from nkf.recipes.common import FaceTensors, architecture, autocast, describe, start_from
 from nkf.recipes.mesh import Mesh
+from nkf.recipes.surroundings import make_surroundings
 from nkf.weights import Kind, WeightsInfo
 
 WHOLE_SIZE = 128  # side in pixels at which pictures wait for their crops; FER-2013's and FairFace's are smaller
@@ -61,12 +63,15 @@ class LandmarkRecipe:
         self.train, self.train_squares = self._join(train)
         self.held_out, self.held_out_squares = self._join(held_out)
         self.num_train = len(self.train)
-        self.order = epoch_order(self.num_train, config.seed)
+        turned = turned_weights(self.train.landmarks_px.cpu().numpy()) if config.turned_faces else None
+        self.order = epoch_order(self.num_train, config.seed, weights=turned)
         if not len(self.held_out):
             raise NkfError(
                 f"{config.data[0]}: too few faces with landmarks, none falls into the tenth that is held out"
             )
         rows = [rows for _, rows in train]
+        pairs = list(zip(self.packs, rows, strict=True))
+        self.surroundings = make_surroundings(config, pairs, "whole", WHOLE_SIZE, device, progress)
         self.mesh = Mesh(config.mesh, self.packs, rows, device) if config.mesh is not None else None
 
     def _join(self, parts: list[tuple[FaceCrops, NDArray[np.int64]]]) -> tuple[FaceTensors, Tensor]:
@@ -88,8 +93,9 @@ class LandmarkRecipe:
     def batch(self, rows: NDArray[np.int64], generator: Generator) -> LandmarkBatch:
         images, landmarks_px = self.train.batch(rows)
         index, size = torch.from_numpy(rows).to(self.device), self.config.crop_size
+        around = None if self.surroundings is None else self.surroundings.draw(index, generator)
         crops, target, _, mirrored = augment(
-            images, landmarks_px, self.train_squares[index], size, self.config.augment, generator
+            images, landmarks_px, self.train_squares[index], size, self.config.augment, generator, around
         )
         crops = crops.contiguous(memory_format=torch.channels_last)
         if self.mesh is None:

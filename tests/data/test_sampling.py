@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nkf.data.sampling import balanced, epoch_order, shuffled
+from nkf.data.sampling import balanced, epoch_order, shuffled, weighted
 
 
 def test_shuffled_is_the_order_that_runs_have_always_had() -> None:
@@ -51,3 +51,22 @@ def test_order_is_computed_once_an_epoch(labels: np.ndarray | None) -> None:
     assert order(2) is order(2)
     assert order(2) is not order(3)
     np.testing.assert_array_equal(order(2), expected)
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=60), st.integers(0, 100), st.integers(0, 100))
+def test_weighted_shows_each_row_as_often_as_its_share_says(weights: list[float], seed: int, epoch: int) -> None:
+    rows = weighted(np.array(weights), seed, epoch)
+    assert len(rows) == len(weights)
+    times, expected = np.bincount(rows, minlength=len(weights)), np.array(weights) / np.mean(weights)
+    assert (np.abs(times - expected) < 1 + 1e-6).all()
+
+
+def test_weighted_orders_are_mixed_and_differ_by_epoch_and_seed() -> None:
+    weights = np.repeat([1.0, 5.0], [80, 20])
+    order = epoch_order(100, 0, weights=weights)
+    first = order(0)
+    np.testing.assert_array_equal(first, weighted(weights, 0, 0))
+    assert 0.5 < (first >= 80).mean() < 0.62  # 100 of 180
+    assert first.tolist() != order(1).tolist()
+    assert first.tolist() != weighted(weights, 1, 0).tolist()
+    assert all((first[start : start + 25] >= 80).any() for start in range(0, 100, 25))
