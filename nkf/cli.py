@@ -191,7 +191,7 @@ def train(
 
     Examples:
       nkf train configs/mobile.yaml
-      nkf train configs/mobile.yaml --data data/ferplus --pretrained weights.safetensors --max-minutes 30
+      nkf train configs/mobile-start.yaml --data data/ferplus --pretrained weights.safetensors --max-minutes 30
       nkf train configs/mobile.yaml --name small --set epochs=1 network.sigma=0.1 augment.erase=0
       torchrun --standalone --nproc-per-node 2 -m nkf train configs/cuda/base.yaml
 

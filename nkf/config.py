@@ -114,7 +114,9 @@ class TrainConfig(StrictModel):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the run folder and of the model")
     task: Literal["expression", "landmarks", "detection", "contrastive", "landmark_trunk"]
     data: tuple[Path, ...] = Field(min_length=1, description="packs; expression networks take one")
-    backgrounds: tuple[Path, ...] = Field(default=(), description="folders of pictures without faces")
+    backgrounds: tuple[Path, ...] = Field(
+        default=(), description="folders of pictures without faces: for detection, and augment.surroundings"
+    )
     scenes: int = Field(default=10_000, gt=1, description="detection: pictures composed of faces and backgrounds")
     plain_scenes: int = Field(default=0, ge=0, description="detection: pictures without faces, beside the scenes")
     network: Network = NetworkConfig()

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from nkf.explain import Explanation
-from nkf.geometry import NUM_LANDMARKS, Points, box_transform, crop_transform, transform_points
+from nkf.geometry import NUM_LANDMARKS, Points, face_transform, transform_points
 from nkf.images import ImageRGB, warp_similarity, whole_box
 from nkf.predict import FacePrediction, Prediction
 
@@ -130,10 +130,7 @@ class _Row:
 
 def _view(image_rgb: ImageRGB, landmarks_px: Points, side: int) -> tuple[ImageRGB, Points]:
     """Cut out what the network sees and a little more, since the chin may lie at its edge: crop and landmarks in it."""
-    try:
-        matrix = crop_transform(landmarks_px, side)
-    except ValueError:  # all in one place
-        matrix = box_transform(whole_box(image_rgb), side)
+    matrix, _ = face_transform(landmarks_px, whole_box(image_rgb), side)
     matrix = _ZOOM * matrix
     matrix[:, 2] += (1 - _ZOOM) / 2 * side
     return warp_similarity(image_rgb, matrix, side), transform_points(matrix, landmarks_px)

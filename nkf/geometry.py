@@ -142,21 +142,20 @@ def face_transform(
     """Find the similarity from image pixels to the aligned crop: by the landmarks, else by the box.
 
     Args:
-        landmarks_px: (68, 2) in image pixels; None, or all of the five points in one place, give no crop.
+        landmarks_px: (68, 2) in image pixels. Where there are none, or their five points coincide, the box is cut.
         box_xyxy: (4,) of the face in image pixels.
         size: side of the square crop in pixels.
 
     Returns:
         The (2, 3) map, and (68, 2) landmarks in pixels of the crop: the mean shape where the box is cut.
     """
-    if landmarks_px is not None:
-        try:
-            matrix = crop_transform(landmarks_px, size)
-        except ValueError:
-            pass
-        else:
-            return matrix, transform_points(matrix, landmarks_px)
-    return box_transform(box_xyxy, size), MEAN_SHAPE * size
+    try:
+        matrix = None if landmarks_px is None else crop_transform(landmarks_px, size)
+    except ValueError:
+        matrix = None
+    if landmarks_px is None or matrix is None:
+        return box_transform(box_xyxy, size), MEAN_SHAPE * size
+    return matrix, transform_points(matrix, landmarks_px)
 
 
 def roll(landmarks_px: Points) -> NDArray[np.floating]:

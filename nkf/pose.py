@@ -34,9 +34,6 @@ MEAN_SHAPE_3D: NDArray[np.float64] = np.array(
 # fmt: on
 
 
-_TURNED_DEG = 20.0
-
-
 class HeadPose(NamedTuple):
     """Where a face looks, in degrees: pitch down, then yaw to the image's right, then roll clockwise as displayed."""
 
@@ -63,12 +60,3 @@ def head_pose(landmarks_px: Points) -> HeadPose:
     yaw = np.degrees(np.arctan2(z_axis[0], np.hypot(x_axis[0], y_axis[0])))  # R = Rz(roll) Ry(yaw) Rx(pitch)
     pitch = np.degrees(np.arctan2(z_axis[1], z_axis[2]))
     return HeadPose(float(yaw), float(pitch), float(np.degrees(np.arctan2(y_axis[0], x_axis[0]))))
-
-
-def turned_weights(landmarks_px: Points) -> NDArray[np.float64]:
-    """How often to show faces (N, 68, 2) in training so that profiles, which are rare, count: (N,) from 1 on.
-
-    One turned to a side by `_TURNED_DEG` comes twice as often as one from the front, one turned by twice as much five
-    times.
-    """
-    return np.array([1 + (head_pose(points).yaw_deg / _TURNED_DEG) ** 2 for points in landmarks_px])

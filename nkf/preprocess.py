@@ -16,7 +16,7 @@ from nkf.config import AugmentConfig
 from nkf.geometry import LANDMARK_MIRROR, MEAN_SHAPE
 from nkf.images import IMAGENET_MEAN
 
-_COLORLESS = 1e-3  # difference of the channels in a grey picture, at most
+_COLORLESS = 1e-3  # largest difference of a channel from the mean of the three in a grey picture
 _NEAR = 0.2  # ranges of a well-placed crop, over those of a loose one
 
 
@@ -30,7 +30,7 @@ class Around(NamedTuple):
 
     Attributes:
         in_picture: (B, 2, 3) maps from pixels of an image to shares, 0 to 1, of its picture's width and height.
-        tiles: (B, 3, crop_size, crop_size) of other pictures.
+        tiles: (B, 3, crop_size, crop_size) float32 in [0, 1], of other pictures.
     """
 
     in_picture: Tensor
@@ -175,9 +175,12 @@ def surround(crops: Tensor, matrices: Tensor, around: Around, probability: float
     Args:
         crops: (B, 3, S, S) as `warp` cut them.
         matrices: (B, 2, 3) from image to crop.
-        around: see there.
+        around: the pictures' places in the images, and what to put around them.
         probability: of each face.
         generator: on the crops' device.
+
+    Returns:
+        (B, 3, S, S).
     """
     size = crops.shape[-1]
     shares = _source_points(matrices, size) @ around.in_picture[:, :, :2].transpose(1, 2)

@@ -83,6 +83,20 @@ def test_crop_transform_puts_a_face_on_the_template() -> None:
     np.testing.assert_allclose(geometry.five_points(aligned), geometry.CROP_TEMPLATE * 56)
 
 
+@pytest.mark.parametrize("points", [None, np.full((68, 2), 7.0)], ids=["none", "all in one place"])
+def test_without_landmarks_a_face_is_cut_by_its_box(points: geometry.Points | None) -> None:
+    matrix, moved = geometry.face_transform(points, [10, 20, 50, 60], 80)
+    np.testing.assert_allclose(matrix, geometry.box_transform([10, 20, 50, 60], 80))
+    np.testing.assert_allclose(moved, geometry.MEAN_SHAPE * 80)
+
+
+def test_with_landmarks_the_box_does_not_count() -> None:
+    points = geometry.MEAN_SHAPE * 33 + 4
+    matrix, moved = geometry.face_transform(points, [0, 0, 1, 1], 112)
+    np.testing.assert_allclose(matrix, geometry.crop_transform(points, 112))
+    np.testing.assert_allclose(moved, geometry.transform_points(matrix, points))
+
+
 def test_five_points_takes_batches() -> None:
     five = geometry.five_points(np.stack([FACE, FACE + 1]))
     assert five.shape == (2, 5, 2)

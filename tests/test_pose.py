@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nkf.geometry import LANDMARK_MIRROR, MEAN_SHAPE
-from nkf.pose import MEAN_SHAPE_3D, head_pose, turned_weights
+from nkf.pose import MEAN_SHAPE_3D, head_pose
 
 
 def rotation(yaw_deg, pitch_deg, roll_deg):
@@ -40,8 +40,3 @@ def test_the_mean_face_is_symmetric_and_centred():
 def test_points_on_a_line_have_no_pose(points):
     with pytest.raises(ValueError, match="lie on one line"):
         head_pose(points)
-
-
-def test_turned_faces_weigh_more_either_way() -> None:
-    faces = np.stack([(MEAN_SHAPE_3D @ rotation(yaw, 10, 5).T)[:, :2] * 40 for yaw in (0, 20, -40)])
-    np.testing.assert_allclose(turned_weights(faces), [1, 2, 5], atol=0.01)

@@ -20,8 +20,8 @@ from nkf.data.pack import Pack
 from nkf.data.pack_writer import THREADS
 from nkf.errors import NkfError
 from nkf.files import replacing
-from nkf.geometry import CROP_TEMPLATE, MEAN_SHAPE, Points, box_transform, transform_points
-from nkf.images import ImageRGB, align, warp_similarity, whole_box
+from nkf.geometry import CROP_TEMPLATE, MEAN_SHAPE, Matrix, Points, box_transform, face_transform, transform_points
+from nkf.images import ImageRGB, warp_similarity
 from nkf.progress import Progress, no_progress
 
 CropKind = Literal["aligned", "whole"]
@@ -171,11 +171,29 @@ def _reserve(file: Path) -> None:
 def _cut(
     image_rgb: ImageRGB, points: Points | None, box_xyxy: NDArray[np.float32], kind: CropKind, size: int
 ) -> tuple[ImageRGB, Points]:
-    if kind == "aligned":
-        return align(image_rgb, points, size, box_xyxy)
-    matrix = box_transform(whole_box(image_rgb), size)
-    moved = MEAN_SHAPE * size if points is None else transform_points(matrix, points)
+    height, width = image_rgb.shape[:2]
+    matrix, moved = crop_map(kind, (width, height), points, box_xyxy, size)
     return warp_similarity(image_rgb, matrix, size), moved
+
+
+def crop_map(
+    kind: CropKind, size_wh: tuple[int, int], points: Points | None, box_xyxy: NDArray[np.floating], size: int
+) -> tuple[Matrix, Points]:
+    """How a picture is cut: the (2, 3) map from its pixels to those of the crop, and the landmarks (68, 2) in the crop.
+
+    Args:
+        kind: of the crop.
+        size_wh: of the picture.
+        points: landmarks (68, 2) in pixels of the picture; without them the mean shape stands in the crop.
+        box_xyxy: of the face; not finite without one, the whole picture counts then.
+        size: side of the crop.
+    """
+    whole = np.array([0, 0, *size_wh], np.float64)
+    if kind == "aligned":
+        box = box_xyxy.astype(np.float64) if np.isfinite(box_xyxy).all() else whole
+        return face_transform(points, box, size)
+    matrix = box_transform(whole, size)
+    return matrix, MEAN_SHAPE * size if points is None else transform_points(matrix, points)
 
 
 def training_targets(

@@ -30,9 +30,9 @@ from nkf.data.patches import (
     rotation,
     scramble,
 )
+from nkf.data.sampling import turned_weights
 from nkf.geometry import five_points
 from nkf.images import ImageRGB
-from nkf.pose import turned_weights
 
 MAX_FACES = 12  # in a scene
 _VISIBLE = 0.45  # share of a face's box that has to be inside the picture to count

@@ -27,7 +27,7 @@ from nkf.recipes.common import FaceTensors, architecture, autocast, describe, lo
 from nkf.recipes.mesh import Mesh, WithMesh, mesh_loss
 from nkf.recipes.objectives import make_objective
 from nkf.recipes.rows import chosen_rows, drawn, fold_rows, labelled
-from nkf.recipes.surroundings import make_surroundings
+from nkf.recipes.surroundings import Surroundings
 from nkf.recipes.targets import training_faces
 from nkf.weights import DEFAULT_FAN, Kind, WeightsInfo
 
@@ -79,9 +79,10 @@ class ExpressionRecipe:
         if config.mesh is not None:
             packs, rows = [part.pack for part in self.parts], [part.rows for part in self.parts]
             self.mesh = Mesh(config.mesh, packs, rows, device)
-        self.surroundings = make_surroundings(
-            config, [(part.pack, part.rows) for part in self.parts], "aligned", config.crop_size, device, progress
-        )
+        self.surroundings: Surroundings | None = None
+        if config.augment.surroundings:
+            pairs = [(part.pack, part.rows) for part in self.parts]
+            self.surroundings = Surroundings(config, pairs, "aligned", config.crop_size, device, progress)
         self.head_rows: dict[str, list[str]] = {}
 
     def _leave_out(self, labels: NDArray[np.int64], hidden: NDArray[np.bool_]) -> None:

@@ -15,17 +15,16 @@ from torch import Generator, Tensor, nn
 from nkf.config import AugmentConfig, TrainConfig
 from nkf.data.dataset import CropRows, FaceCrops, load_crops
 from nkf.data.pack import Pack, is_held_out
-from nkf.data.sampling import epoch_order
+from nkf.data.sampling import epoch_order, turned_weights
 from nkf.errors import NkfError
 from nkf.geometry import LEFT_EYE_OUTER, NUM_VERTICES, RIGHT_EYE_OUTER, loose_square, upright_square
 from nkf.models import create_model
 from nkf.models.fan import FAN
-from nkf.pose import turned_weights
 from nkf.preprocess import augment, random_similarities, transform_landmarks, warp
 from nkf.progress import Progress, no_progress
 from nkf.recipes.common import FaceTensors, architecture, autocast, describe, start_from
 from nkf.recipes.mesh import Mesh
-from nkf.recipes.surroundings import make_surroundings
+from nkf.recipes.surroundings import Surroundings
 from nkf.weights import Kind, WeightsInfo
 
 WHOLE_SIZE = 128  # side in pixels at which pictures wait for their crops; FER-2013's and FairFace's are smaller
@@ -70,8 +69,10 @@ class LandmarkRecipe:
                 f"{config.data[0]}: too few faces with landmarks, none falls into the tenth that is held out"
             )
         rows = [rows for _, rows in train]
-        pairs = list(zip(self.packs, rows, strict=True))
-        self.surroundings = make_surroundings(config, pairs, "whole", WHOLE_SIZE, device, progress)
+        self.surroundings: Surroundings | None = None
+        if config.augment.surroundings:
+            pairs = list(zip(self.packs, rows, strict=True))
+            self.surroundings = Surroundings(config, pairs, "whole", WHOLE_SIZE, device, progress)
         self.mesh = Mesh(config.mesh, self.packs, rows, device) if config.mesh is not None else None
 
     def _join(self, parts: list[tuple[FaceCrops, NDArray[np.int64]]]) -> tuple[FaceTensors, Tensor]:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nkf.data.sampling import balanced, epoch_order, shuffled, weighted
+from nkf.data.sampling import balanced, epoch_order, shuffled, turned_weights, weighted
+from nkf.pose import MEAN_SHAPE_3D
 
 
 def test_shuffled_is_the_order_that_runs_have_always_had() -> None:
@@ -70,3 +71,12 @@ def test_weighted_orders_are_mixed_and_differ_by_epoch_and_seed() -> None:
     assert first.tolist() != order(1).tolist()
     assert first.tolist() != weighted(weights, 1, 0).tolist()
     assert all((first[start : start + 25] >= 80).any() for start in range(0, 100, 25))
+
+
+def test_turned_faces_weigh_more_either_way_and_lines_like_frontal_ones() -> None:
+    """A turn by the yaw squeezes x by its cosine and shifts it by z's part."""
+    turns = np.radians([0, 20, -40])
+    x, y, z = MEAN_SHAPE_3D.T
+    faces = np.stack([np.stack([np.cos(turn) * x - np.sin(turn) * z, y], axis=1) * 40 for turn in turns])
+    line = np.stack([np.arange(68), np.arange(68)], axis=1).astype(float)
+    np.testing.assert_allclose(turned_weights(np.concatenate([faces, line[None]])), [1, 2, 5, 1], atol=0.01)
