@@ -13,8 +13,8 @@ Document = dict[str, Any]
 ROBUSTNESS, COLOUR, CALIBRATION = "robustness-mobile", "colour-mobile", "calibration-mobile"  # names of the files
 COMMANDS = {
     ROBUSTNESS: "nkf robustness data/ferplus --limit 300 --out results/robustness",
-    COLOUR: "nkf robustness data/fairface --colour --split train --limit 3000 --out results/colour",
-    CALIBRATION: "nkf calibrate data/ferplus --model mobile --out results/calibration",
+    COLOUR: "nkf robustness data/fairface --colour --split train --limit 1500 --out results/colour",
+    CALIBRATION: "nkf calibrate data/ferplus --model mobile --method temperature --out results/calibration",
 }
 TITLES = {
     ROBUSTNESS: "## Damaged pictures and wrong landmarks",

@@ -303,13 +303,14 @@ def subsets(faces: KnownFaces, errors: LandmarkErrors) -> dict[str, NDArray[np.b
     yaw = np.abs([head_pose(landmarks).yaw_deg for landmarks in faces.landmarks_px])
     size = np.array([face_size(landmarks) for landmarks in faces.landmarks_px])
     ranges = {
-        "rotation": (np.abs(errors.rotation_deg), (0, 15, 30, 45, 60.1)),
-        "yaw": (yaw, (0, 15, 30, 45, 180)),
-        "size": (size, (0, 40, 60, 80, 1e6)),
+        "rotation": (np.abs(errors.rotation_deg), (0, 15, 30, 45, 61)),
+        "yaw": (yaw, (0, 15, 30, 45, np.inf)),
+        "size": (size, (0, 40, 60, 80, np.inf)),
     }
     for name, (values, edges) in ranges.items():
         for low, high in pairwise(edges):
-            masks[f"{name} {low:g} to {high:g}"] = (values >= low) & (values < high)
+            title = f"{name} {low:g} to {high:g}" if np.isfinite(high) else f"{name} from {low:g}"
+            masks[title] = (values >= low) & (values < high)
     for name in ("race", "gender", "age"):
         column = faces.column(name)
         for value in () if column is None else sorted(set(column.tolist())):

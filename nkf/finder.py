@@ -24,9 +24,9 @@ from nkf.quality import (
 from nkf.runtime import Device, FoundLandmarks, load_fan
 from nkf.weights import DEFAULT_FAN, WeightsInfo
 
-# Least detection score of what is looked at, and least probability that it is a face, landmarks considered: what they
-# miss tells benchmarks/end_to_end.py, and how often they see a face where none is benchmarks/detection.py.
-CANDIDATE_SCORE, FOUND_PROBABILITY = 0.02, 0.5
+# Least detection score of what is looked at; whether it is a face, its landmarks say too. What is missed so tells
+# benchmarks/end_to_end.py, and how often a face is seen where none is benchmarks/detection.py.
+CANDIDATE_SCORE = 0.02
 SECOND_LOOK_GAIN = 2.5  # by which a second look makes the landmarks surer at most: turned faces gain most
 MIN_DISTANCE = 0.4  # mean distance of the landmarks of two faces, in sizes of the one of the lower score
 
@@ -132,7 +132,7 @@ class FaceFinder:
     def _may_be_face(self, face: Face, spread: float) -> bool:
         if isinstance(self._detector, WholeImage):
             return True  # the user says so
-        return face_probability(face.detection_score, spread) >= FOUND_PROBABILITY
+        return face_probability(face.detection_score, spread) >= MIN_FACE_PROBABILITY
 
     def _judged(self, image_rgb: ImageRGB, face: Face) -> Face:
         assert face.landmarks_px is not None

@@ -41,7 +41,7 @@ def test_limits_are_the_callers(fan_file):
 
 
 def test_what_no_landmarks_fit_on_is_left_out_unless_the_user_says_that_it_is_a_face(monkeypatch, fan_file):
-    monkeypatch.setattr("nkf.finder.face_probability", lambda score, spread: 0.4)
+    monkeypatch.setattr("nkf.finder.face_probability", lambda score, spread: 0.69)
     face = Face([10, 10, 90, 90], 0.8)
     assert FaceFinder(detector_of(face), str(fan_file), "cpu")(NOISE) == []
     assert len(FaceFinder(WholeImage(), str(fan_file), "cpu")(NOISE)) == 1
